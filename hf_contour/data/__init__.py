@@ -1,0 +1,1 @@
+"""Readers, augmentation and checks of data; knows no model."""

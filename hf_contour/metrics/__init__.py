@@ -1,0 +1,1 @@
+"""Scores of contours and of classes as plain functions; knows no model."""
