@@ -1,0 +1,394 @@
+"""Scores of a classifier as plain functions in NumPy: check, count, compute.
+
+Shapes: N pictures, K classes. `classification_scores` is for one label per picture, `multilabel_scores` for
+any number of labels; the steps they are made of are public, so that a slice or a paired test can reuse them.
+A figure that does not exist (the recall of a class without pictures) is `None`, never 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]  # class and group numbers, counts
+
+# A softmax in half precision sums to 1 within about 1e-3.
+SUM_TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What the figures depend on besides the predictions; travels with them.
+
+    Attributes:
+        num_bins: bins of confidence of the expected calibration error, at least 1.
+        num_resamples: bootstrap resamples, at least 1; 2000 puts the ends of a 95 % interval within a few
+            percent of its width.
+        interval_confidence: in (0, 1).
+        seed: of the bootstrap.
+        threshold: probability in (0, 1) from which a label counts as predicted; multi-label only.
+    """
+
+    num_bins: int = 15
+    num_resamples: int = 2000
+    interval_confidence: float = 0.95
+    seed: int = 0
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.num_bins < 1 or self.num_resamples < 1:
+            raise ValueError(
+                f"num_bins is {self.num_bins} and num_resamples {self.num_resamples}; expected at least 1 of each."
+            )
+        for name, value in (("interval_confidence", self.interval_confidence), ("threshold", self.threshold)):
+            if not 0 < value < 1:
+                raise ValueError(f"{name} is {value}; expected a number between 0 and 1.")
+
+
+DEFAULT_SETTINGS = ScoreSettings()
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of one class; `None` where the ratio is 0 / 0."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+@dataclass(frozen=True)
+class ClassificationScores:
+    """Scores of single-label classification.
+
+    `confusion_matrix[i][j]` counts pictures of class `class_names[i]` that were taken for `class_names[j]`.
+    """
+
+    num_samples: int
+    num_groups: int
+    class_names: list[str]
+    accuracy: float
+    accuracy_interval: list[float]
+    balanced_accuracy: float
+    per_class: dict[str, ClassScores]
+    confusion_matrix: list[list[int]]
+    roc_auc: float | None
+    brier_score: float
+    expected_calibration_error: float
+    settings: ScoreSettings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class MultilabelScores:
+    """Scores of multi-label classification.
+
+    `accuracy` counts a picture as right when every label is right; `label_accuracy` is the share of right
+    decisions. `confusion_matrices[name]` is `[[true negatives, false positives], [false negatives, true
+    positives]]`. `macro_f1` is the mean over the classes that have an F1.
+    """
+
+    num_samples: int
+    num_groups: int
+    class_names: list[str]
+    accuracy: float
+    accuracy_interval: list[float]
+    label_accuracy: float
+    macro_f1: float | None
+    per_class: dict[str, ClassScores]
+    per_class_roc_auc: dict[str, float | None]
+    confusion_matrices: dict[str, list[list[int]]]
+    brier_score: float
+    expected_calibration_error: float
+    settings: ScoreSettings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def classification_scores(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    class_names: Sequence[str],
+    groups: Sequence[Any] | NDArray[Any] | None = None,
+    settings: ScoreSettings = DEFAULT_SETTINGS,
+) -> ClassificationScores:
+    """Scores of single-label classification.
+
+    Args:
+        probabilities: `(N, K)` in [0, 1], each row summing to 1. The first of equal maxima is the prediction.
+        labels: `(N,)` integers in [0, K).
+        class_names: K different names, in the order of the columns.
+        groups: `(N,)` keys; pictures of one group (near duplicates) are resampled together for the interval.
+        settings: bins and bootstrap.
+
+    Returns:
+        The scores; `roc_auc` only for two classes that both occur.
+
+    Raises:
+        ValueError: If shapes, ranges, names or groups do not fit; the message names the row.
+    """
+    names = check_class_names(class_names)
+    probs = check_probabilities(probabilities, names, sum_to_one=True)
+    targets = check_labels(labels, num_samples=len(probs), num_classes=len(names))
+    group_ids = group_indices(groups, num_samples=len(probs))
+    predictions = probs.argmax(axis=1)
+    correct = predictions == targets
+    confusion = confusion_matrix(targets, predictions, num_classes=len(names))
+    return ClassificationScores(
+        num_samples=len(probs),
+        num_groups=int(group_ids.max()) + 1,
+        class_names=names,
+        accuracy=float(correct.mean()),
+        accuracy_interval=bootstrap_interval(correct, group_ids, settings=settings),
+        balanced_accuracy=balanced_accuracy(confusion),
+        per_class=dict(zip(names, per_class_scores(confusion), strict=True)),
+        confusion_matrix=confusion.tolist(),
+        roc_auc=binary_roc_auc(probs[:, 1], targets == 1) if len(names) == 2 else None,
+        brier_score=brier_score(probs, np.eye(len(names))[targets]),
+        expected_calibration_error=expected_calibration_error(
+            probs.max(axis=1), correct, num_bins=settings.num_bins
+        ),
+        settings=settings,
+    )
+
+
+def multilabel_scores(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    class_names: Sequence[str],
+    groups: Sequence[Any] | NDArray[Any] | None = None,
+    settings: ScoreSettings = DEFAULT_SETTINGS,
+) -> MultilabelScores:
+    """Scores of multi-label classification: a label is predicted where its probability reaches the threshold.
+
+    Args:
+        probabilities: `(N, K)` in [0, 1], each column a sigmoid of its own.
+        labels: `(N, K)`, 1 or 0.
+        class_names: K different names, in the order of the columns.
+        groups: as in `classification_scores`.
+        settings: threshold, bins (all N * K decisions are counted) and bootstrap.
+
+    Raises:
+        ValueError: If shapes, ranges, names or groups do not fit; the message names the row.
+    """
+    names = check_class_names(class_names, at_least=1)
+    probs = check_probabilities(probabilities, names, sum_to_one=False)
+    targets = check_multilabel_targets(labels, probs.shape)
+    group_ids = group_indices(groups, num_samples=len(probs))
+    predictions = probs >= settings.threshold
+    right = predictions == targets
+    columns = range(len(names))
+    matrices = [confusion_matrix(targets[:, k], predictions[:, k], num_classes=2) for k in columns]
+    per_class = [per_class_scores(matrix)[1] for matrix in matrices]
+    known_f1 = [scores.f1 for scores in per_class if scores.f1 is not None]
+    confidence = np.where(predictions, probs, 1 - probs)
+    return MultilabelScores(
+        num_samples=len(probs),
+        num_groups=int(group_ids.max()) + 1,
+        class_names=names,
+        accuracy=float(right.all(axis=1).mean()),
+        accuracy_interval=bootstrap_interval(right.all(axis=1), group_ids, settings=settings),
+        label_accuracy=float(right.mean()),
+        macro_f1=float(np.mean(known_f1)) if known_f1 else None,
+        per_class=dict(zip(names, per_class, strict=True)),
+        per_class_roc_auc={names[k]: binary_roc_auc(probs[:, k], targets[:, k]) for k in columns},
+        confusion_matrices={names[k]: matrices[k].tolist() for k in columns},
+        brier_score=float(np.mean((probs - targets) ** 2)),
+        expected_calibration_error=expected_calibration_error(
+            confidence.ravel(), right.ravel(), num_bins=settings.num_bins
+        ),
+        settings=settings,
+    )
+
+
+def check_class_names(class_names: Sequence[str], *, at_least: int = 2) -> list[str]:
+    """The names as a list; refuses a bare string, repeated names and fewer than `at_least`."""
+    names = [str(name) for name in class_names]
+    if isinstance(class_names, str) or len(names) < at_least or len(set(names)) != len(names):
+        raise ValueError(
+            f"class_names are {class_names!r}; expected at least {at_least} different names in a list."
+        )
+    return names
+
+
+def check_probabilities(probabilities: ArrayLike, names: Sequence[str], *, sum_to_one: bool) -> FloatArray:
+    """`(N, K)` float64 probabilities, N > 0, finite, in [0, 1]; rows sum to 1 where `sum_to_one`."""
+    probs = np.asarray(probabilities, dtype=np.float64)
+    if probs.ndim != 2 or probs.shape[1] != len(names) or len(probs) == 0:
+        raise ValueError(
+            f"probabilities have shape {probs.shape}; expected (pictures, {len(names)}) with at least one "
+            f"picture, one column for each of {list(names)}."
+        )
+    bad_rows = np.flatnonzero(~(np.isfinite(probs) & (probs >= 0) & (probs <= 1 + SUM_TOLERANCE)).all(axis=1))
+    if len(bad_rows):
+        raise ValueError(
+            f"probabilities[{bad_rows[0]}] is {probs[bad_rows[0]].tolist()} ({len(bad_rows)} such rows); "
+            "expected finite numbers in [0, 1]. Put logits through a softmax or a sigmoid first."
+        )
+    off_rows = np.flatnonzero(np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE)
+    if sum_to_one and len(off_rows):
+        raise ValueError(
+            f"probabilities[{off_rows[0]}] sums to {probs[off_rows[0]].sum():.6g} ({len(off_rows)} such "
+            "rows); expected 1. Use multilabel_scores where a picture may have several labels."
+        )
+    return probs
+
+
+def check_labels(labels: ArrayLike, *, num_samples: int, num_classes: int) -> IntArray:
+    """`(N,)` int64 labels in [0, K); refuses other shapes, floats and values outside."""
+    targets = np.asarray(labels)
+    if targets.shape != (num_samples,) or not np.issubdtype(targets.dtype, np.integer):
+        raise ValueError(
+            f"labels have shape {targets.shape} and type {targets.dtype}; expected ({num_samples},) "
+            "integers, one class index per picture."
+        )
+    bad_rows = np.flatnonzero((targets < 0) | (targets >= num_classes))
+    if len(bad_rows):
+        raise ValueError(
+            f"labels[{bad_rows[0]}] is {targets[bad_rows[0]]} ({len(bad_rows)} such rows); "
+            f"expected 0 to {num_classes - 1}. Leave unlabelled pictures out."
+        )
+    return targets.astype(np.int64)
+
+
+def check_multilabel_targets(labels: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """`(N, K)` booleans; refuses other shapes and values other than 0 and 1."""
+    targets = np.asarray(labels)
+    if targets.shape != shape:
+        raise ValueError(
+            f"labels have shape {targets.shape}; expected {shape}, 1 where a picture has the label."
+        )
+    bad_rows = np.flatnonzero(~((targets == 0) | (targets == 1)).all(axis=1))
+    if len(bad_rows):
+        raise ValueError(f"labels[{bad_rows[0]}] is {targets[bad_rows[0]].tolist()}; expected only 0 and 1.")
+    return targets.astype(bool)
+
+
+def group_indices(groups: Sequence[Any] | NDArray[Any] | None, *, num_samples: int) -> IntArray:
+    """`(N,)` numbers of the groups, from 0; each picture its own group where `groups` is `None`."""
+    if groups is None:
+        return np.arange(num_samples)
+    keys = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)
+    if len(keys) != num_samples:
+        raise ValueError(f"groups have {len(keys)} entries; expected {num_samples}, one per picture.")
+    numbers: dict[Any, int] = {}
+    for row, key in enumerate(keys):
+        if key is None or key != key:  # NaN differs from itself
+            raise ValueError(
+                f"groups[{row}] is {key}; expected a key. Give a picture without group a key of its own."
+            )
+        numbers.setdefault(key, len(numbers))
+    return np.array([numbers[key] for key in keys], dtype=np.int64)
+
+
+def confusion_matrix(labels: NDArray[Any], predictions: NDArray[Any], *, num_classes: int) -> IntArray:
+    """`(K, K)` counts, rows the true class, columns the predicted one. Matrices of parts of a set add up."""
+    flat = np.bincount(labels.astype(np.int64) * num_classes + predictions, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def per_class_scores(confusion: IntArray) -> list[ClassScores]:
+    """Precision, recall and F1 of each class from a `(K, K)` confusion matrix."""
+    found = np.diag(confusion)
+    predicted, support = confusion.sum(axis=0), confusion.sum(axis=1)
+    return [
+        ClassScores(
+            precision=_ratio(found[k], predicted[k]),
+            recall=_ratio(found[k], support[k]),
+            f1=_ratio(2 * found[k], predicted[k] + support[k]),
+            support=int(support[k]),
+        )
+        for k in range(len(confusion))
+    ]
+
+
+def balanced_accuracy(confusion: IntArray) -> float:
+    """Mean recall over the classes that occur in a `(K, K)` confusion matrix."""
+    return float(
+        np.mean([scores.recall for scores in per_class_scores(confusion) if scores.recall is not None])
+    )
+
+
+def binary_roc_auc(scores: FloatArray, positives: NDArray[np.bool_]) -> float | None:
+    """Probability that a positive scores above a negative, ties counting half; `None` where one is absent.
+
+    Args:
+        scores: `(N,)`, higher for positives.
+        positives: `(N,)` booleans.
+
+    Source: the Mann-Whitney statistic over mid-ranks, equal to the area under the ROC curve.
+    """
+    num_positives = int(positives.sum())
+    num_negatives = len(positives) - num_positives
+    if num_positives == 0 or num_negatives == 0:
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mid_ranks = np.cumsum(counts) - (counts - 1) / 2
+    above = mid_ranks[inverse][positives].sum() - num_positives * (num_positives + 1) / 2
+    return float(above / (num_positives * num_negatives))
+
+
+def brier_score(probabilities: FloatArray, targets: FloatArray) -> float:
+    """Half the squared distance between probabilities and one-hot targets, both `(N, K)`, in [0, 1].
+
+    The half makes two classes agree with the binary score; Brier (1950) sums without it.
+    """
+    return float(np.mean(np.sum((probabilities - targets) ** 2, axis=1)) / 2)
+
+
+def expected_calibration_error(
+    confidence: FloatArray, correct: NDArray[np.bool_], *, num_bins: int = 15
+) -> float:
+    """Mean gap between confidence and accuracy over bins of equal width, weighted by the pictures in each.
+
+    Args:
+        confidence: `(N,)` probability of the prediction, in [0, 1].
+        correct: `(N,)` booleans.
+        num_bins: bins `(i / num_bins, (i + 1) / num_bins]`; 0 falls into the first.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks (2017), eq. 3.
+    """
+    inner_edges = np.linspace(0, 1, num_bins + 1)[1:-1]
+    bins = np.digitize(confidence, inner_edges, right=True)
+    gap_sums = np.bincount(bins, weights=confidence - correct, minlength=num_bins)
+    return float(np.abs(gap_sums).sum() / len(confidence))
+
+
+def bootstrap_interval(
+    correct: NDArray[np.bool_], group_ids: IntArray, *, settings: ScoreSettings = DEFAULT_SETTINGS
+) -> list[float]:
+    """Percentile bootstrap interval of the share of right pictures, whole groups drawn with replacement.
+
+    Args:
+        correct: `(N,)` booleans.
+        group_ids: `(N,)` from `group_indices`.
+        settings: resamples, confidence and seed.
+
+    Returns:
+        Lower and upper end. Both are 1 where every picture is right: the bootstrap knows only what it saw.
+    """
+    sizes = np.bincount(group_ids)
+    right = np.bincount(group_ids, weights=correct)
+    rng = np.random.default_rng(settings.seed)
+    shares = np.empty(settings.num_resamples)
+    for resample in range(settings.num_resamples):
+        drawn = rng.integers(len(sizes), size=len(sizes))
+        shares[resample] = right[drawn].sum() / sizes[drawn].sum()
+    tail = (1 - settings.interval_confidence) / 2
+    low, high = np.quantile(shares, [tail, 1 - tail])
+    return [float(low), float(high)]
+
+
+def _ratio(numerator: np.int64, denominator: np.int64) -> float | None:
+    return float(numerator / denominator) if denominator else None
