@@ -41,7 +41,8 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         if self.num_bins < 1 or self.num_resamples < 1:
             raise ValueError(
-                f"num_bins is {self.num_bins} and num_resamples {self.num_resamples}; expected at least 1 of each."
+                f"num_bins is {self.num_bins} and num_resamples {self.num_resamples}; "
+                "expected at least 1 of each."
             )
         for name, value in (("interval_confidence", self.interval_confidence), ("threshold", self.threshold)):
             if not 0 < value < 1:
