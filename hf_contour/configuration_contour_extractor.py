@@ -123,6 +123,13 @@ class ContourExtractorConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "contour_extractor"
+    # Only logits are gathered by an evaluating Trainer; the maps would fill the memory.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "side_logits",
+        "last_hidden_state",
+        "level_features",
+        "hidden_states",
+    ]
 
     num_channels: int = 3
     hidden_sizes: list[int] | tuple[int, ...] = (16, 32, 48, 64)
@@ -218,7 +225,9 @@ class ContourExtractorConfig(PreTrainedConfig):
     def validate_fusion(self) -> None:
         """Part of the validation by `@strict`: unification, fusion and normalisation."""
         if len(self.unifiers) != self.num_levels:
-            raise ValueError(f"unify has {len(self.unifiers)} values; expected one for each of {self.num_levels} levels.")
+            raise ValueError(
+                f"unify has {len(self.unifiers)} values; expected one for each of {self.num_levels} levels."
+            )
         for unifier in self.unifiers:
             check_choice("unify", unifier, UNIFIERS)
         check_range("output_stride", self.output_stride, 1, MAX_STRIDE)

@@ -56,6 +56,7 @@ class ContourGenderConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "contour_gender"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "level_features"]
     sub_configs: ClassVar[dict[str, Any]] = {"extractor_config": ContourExtractorConfig}
 
     extractor_config: dict | PreTrainedConfig | None = None
@@ -101,7 +102,9 @@ class ContourGenderConfig(PreTrainedConfig):
         for level in self.contour_levels:
             if isinstance(level, str):
                 kind = CONTOUR_KINDS.index(level)
-                chosen.update(index for index in range(num_levels) if index * len(CONTOUR_KINDS) // num_levels == kind)
+                chosen.update(
+                    index for index in range(num_levels) if index * len(CONTOUR_KINDS) // num_levels == kind
+                )
             else:
                 chosen.add(level)
         return sorted(chosen)
@@ -120,7 +123,9 @@ class ContourGenderConfig(PreTrainedConfig):
         if self.contour_levels is None:
             return
         if self.contour_features != "levels":
-            raise ValueError("contour_levels chooses among levels; set contour_features to 'levels' or leave it out.")
+            raise ValueError(
+                "contour_levels chooses among levels; set contour_features to 'levels' or leave it out."
+            )
         for level in self.contour_levels:
             if isinstance(level, str):
                 check_choice("contour_levels", level, CONTOUR_KINDS)
@@ -152,7 +157,9 @@ class ContourGenderConfig(PreTrainedConfig):
         check_range("temperature", self.temperature, 1e-3, 1e3)
         check_range("num_labels", self.num_labels, 1, MAX_LABELS)
         if sorted(self.id2label) != list(range(self.num_labels)):
-            raise ValueError(f"id2label has the numbers {sorted(self.id2label)[:8]}; expected 0 to num_labels - 1.")
+            raise ValueError(
+                f"id2label has the numbers {sorted(self.id2label)[:8]}; expected 0 to num_labels - 1."
+            )
         if len(set(self.id2label.values())) != self.num_labels:
             raise ValueError("id2label has a label twice; every label needs a name of its own.")
         if self.problem_type is not None:
