@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -22,7 +23,7 @@ MAX_CASCADE_WEIGHTS = 500_000_000  # about 2 GB in fp32; a hostile config must n
 _BACKBONE_NAME = re.compile(r"[a-z0-9_]{1,100}")
 
 
-def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
     """Refuses a value that is not one of `choices`.
 
     Raises:
@@ -42,7 +43,7 @@ def check_range(field: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{field} is {value}; expected a number from {low} to {high}.")
 
 
-def check_normalisation(mean: list[float], std: list[float], num_channels: int) -> None:
+def check_normalisation(mean: Sequence[float], std: Sequence[float], num_channels: int) -> None:
     """Refuses means and standard deviations that do not fit the channels or cannot be divided by.
 
     Raises:
@@ -81,7 +82,8 @@ def check_backbone_name(field: str, name: str, *, extra_names: tuple[str, ...] =
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, [*timm.list_models(), *extra_names], n=3)
         raise ValueError(
-            f"{field} is {name!r}, which timm {timm.__version__} does not know; nearest: {', '.join(nearest) or 'none'}."
+            f"{field} is {name!r}, which timm {timm.__version__} does not know; "
+            f"nearest: {', '.join(nearest) or 'none'}."
         )
 
 
@@ -168,8 +170,9 @@ class ContourExtractorConfig(PreTrainedConfig):
     @property
     def residual_types(self) -> list[str]:
         """The residual module of each stage."""
-        one = isinstance(self.residual_type, str)
-        return [self.residual_type] * len(self.hidden_sizes) if one else list(self.residual_type)
+        if isinstance(self.residual_type, str):
+            return [self.residual_type] * len(self.hidden_sizes)
+        return list(self.residual_type)
 
     @property
     def unifiers(self) -> list[str]:
@@ -248,7 +251,7 @@ class ContourExtractorConfig(PreTrainedConfig):
         check_range("side_loss_weight", self.side_loss_weight, 0, 1000)
 
 
-def cumulative_strides(strides: list[int] | tuple[int, ...]) -> list[int]:
+def cumulative_strides(strides: Sequence[int]) -> list[int]:
     """The stride of each stage's output relative to the picture."""
     return [math.prod(strides[: index + 1]) for index in range(len(strides))]
 

@@ -59,7 +59,7 @@ class ContourGenderConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "level_features"]
     sub_configs: ClassVar[dict[str, Any]] = {"extractor_config": ContourExtractorConfig}
 
-    extractor_config: dict | PreTrainedConfig | None = None
+    extractor_config: Any = None
     backbone: str | list[str] | tuple[str, ...] = "tf_efficientnet_lite0"
     contour_features: str = "fused"
     contour_levels: list[int] | list[str] | tuple[int, ...] | tuple[str, ...] | None = None
@@ -98,22 +98,22 @@ class ContourGenderConfig(PreTrainedConfig):
         num_levels = self.extractor_config.num_levels
         if self.contour_levels is None:
             return list(range(num_levels))
-        chosen = set()
+        chosen: set[int] = set()
         for level in self.contour_levels:
             if isinstance(level, str):
                 kind = CONTOUR_KINDS.index(level)
-                chosen.update(
-                    index for index in range(num_levels) if index * len(CONTOUR_KINDS) // num_levels == kind
-                )
+                chosen.update(index for index in range(num_levels) if index * len(CONTOUR_KINDS) // num_levels == kind)
             else:
                 chosen.add(level)
         return sorted(chosen)
 
     def validate_extractor(self) -> None:
         """Part of the validation by `@strict`: the extractor and what is used of it."""
-        if self.extractor_config.model_type != "contour_extractor":
+        model_type = getattr(self.extractor_config, "model_type", None)
+        if model_type != "contour_extractor":
             raise ValueError(
-                f"extractor_config is of model_type {self.extractor_config.model_type!r}; expected 'contour_extractor'."
+                f"extractor_config is {type(self.extractor_config).__name__} of model_type {model_type!r}; "
+                "expected a ContourExtractorConfig or its dictionary."
             )
         if self.extractor_config.num_channels != 3:
             raise ValueError(
@@ -123,9 +123,7 @@ class ContourGenderConfig(PreTrainedConfig):
         if self.contour_levels is None:
             return
         if self.contour_features != "levels":
-            raise ValueError(
-                "contour_levels chooses among levels; set contour_features to 'levels' or leave it out."
-            )
+            raise ValueError("contour_levels chooses among levels; set contour_features to 'levels' or leave it out.")
         for level in self.contour_levels:
             if isinstance(level, str):
                 check_choice("contour_levels", level, CONTOUR_KINDS)
@@ -157,9 +155,7 @@ class ContourGenderConfig(PreTrainedConfig):
         check_range("temperature", self.temperature, 1e-3, 1e3)
         check_range("num_labels", self.num_labels, 1, MAX_LABELS)
         if sorted(self.id2label) != list(range(self.num_labels)):
-            raise ValueError(
-                f"id2label has the numbers {sorted(self.id2label)[:8]}; expected 0 to num_labels - 1."
-            )
+            raise ValueError(f"id2label has the numbers {sorted(self.id2label)[:8]}; expected 0 to num_labels - 1.")
         if len(set(self.id2label.values())) != self.num_labels:
             raise ValueError("id2label has a label twice; every label needs a name of its own.")
         if self.problem_type is not None:

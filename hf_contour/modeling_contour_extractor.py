@@ -79,9 +79,7 @@ class ResNetModule(nn.Module):
 
     def __init__(self, config: ContourExtractorConfig, channels: int):
         super().__init__()
-        self.residual = nn.Sequential(
-            ConvNormAct(channels, channels), ConvNormAct(channels, channels, act=False)
-        )
+        self.residual = nn.Sequential(ConvNormAct(channels, channels), ConvNormAct(channels, channels, act=False))
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         """`(B, C, H, W)` to the same shape."""
@@ -116,9 +114,7 @@ class SENetModule(nn.Module):
     def __init__(self, config: ContourExtractorConfig, channels: int):
         super().__init__()
         squeezed = max(channels // config.squeeze_ratio, 1)
-        self.residual = nn.Sequential(
-            ConvNormAct(channels, channels), ConvNormAct(channels, channels, act=False)
-        )
+        self.residual = nn.Sequential(ConvNormAct(channels, channels), ConvNormAct(channels, channels, act=False))
         self.excitation = nn.Sequential(
             nn.Conv2d(channels, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, channels, 1), nn.Sigmoid()
         )
@@ -141,9 +137,7 @@ class ContourStage(GradientCheckpointingLayer):
         channels = config.hidden_sizes[index]
         module = RESIDUAL_MODULES[config.residual_types[index]]
         self.downsample = ConvNormAct(in_channels, channels, stride=config.strides[index])
-        self.modules_in_cascade = nn.Sequential(
-            *(module(config, channels) for _ in range(config.depths[index]))
-        )
+        self.modules_in_cascade = nn.Sequential(*(module(config, channels) for _ in range(config.depths[index])))
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         """`(B, C_in, H, W)` to `(B, C, H/stride, W/stride)`."""
@@ -277,9 +271,7 @@ def pad_to_multiple(pixel_values: Tensor, multiple: int) -> Tensor:
     return nn.functional.pad(pixel_values, (0, columns, 0, rows), mode="replicate")
 
 
-def load_backbone_weights(
-    network: nn.Module, weights: str | Path, *, surplus: tuple[str, ...] | None
-) -> None:
+def load_backbone_weights(network: nn.Module, weights: str | Path, *, surplus: tuple[str, ...] | None) -> None:
     """Loads the weights of a timm or torchvision network from a file.
 
     Args:
@@ -462,9 +454,7 @@ class ContourExtractorModel(ContourExtractorPreTrainedModel):
         self.unifiers = nn.ModuleList(
             [
                 SizeUnifier(config, channels, kind=kind, stride=stride)
-                for channels, kind, stride in zip(
-                    self.cascade.channels, config.unifiers, strides, strict=True
-                )
+                for channels, kind, stride in zip(self.cascade.channels, config.unifiers, strides, strict=True)
             ]
         )
         self.fusion = LevelFusion(config)
@@ -503,8 +493,7 @@ class ContourExtractorModel(ContourExtractorPreTrainedModel):
         common = (padded.shape[-2] // step, padded.shape[-1] // step)
         hidden_states = self.cascade(padded)
         level_features = [
-            unifier(hidden_state, common)
-            for unifier, hidden_state in zip(self.unifiers, hidden_states, strict=True)
+            unifier(hidden_state, common) for unifier, hidden_state in zip(self.unifiers, hidden_states, strict=True)
         ]
         fused = self.fusion(level_features)
         rows, columns = -(-height // step), -(-width // step)

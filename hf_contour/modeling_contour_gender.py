@@ -62,7 +62,7 @@ class ImageBackbone(TimmPart):
             self.network = nn.Sequential()
             for child in ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"):
                 self.network.add_module(child, getattr(network, child))
-            self.surplus = ("fc.",)
+            self.surplus: tuple[str, ...] = ("fc.",)
         else:
             self.network = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
             # Where the head has a convolution of its own, as in MobileNetV3, the map is as wide as that.
@@ -70,7 +70,7 @@ class ImageBackbone(TimmPart):
             self.stride = self.network.feature_info[-1]["reduction"]
             classifier = self.network.pretrained_cfg["classifier"]
             names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-            self.surplus = tuple(f"{name}." for name in names)
+            self.surplus = tuple(f"{part}." for part in names)
         self.keep_initial_weights()
 
     def load_weights(self, weights: str | Path) -> None:
@@ -122,9 +122,7 @@ class ContourFusion(nn.Module):
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
         """Maps `(B, C_i, h, w)` to `(B, channels, h, w)`."""
         if self.kind == "conv":
-            projected = [
-                layer(feature_map) for layer, feature_map in zip(self.projections, feature_maps, strict=True)
-            ]
+            projected = [layer(feature_map) for layer, feature_map in zip(self.projections, feature_maps, strict=True)]
             return self.layers(torch.stack(projected).sum(dim=0))
         joined = torch.cat(tuple(feature_maps), dim=1)
         return self.layers(joined) if self.kind == "concat_conv" else joined
@@ -212,7 +210,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
     @classmethod
     def from_extractor_and_backbone(
         cls,
-        extractor: "ContourExtractorModel | str | Path",
+        extractor: Any,
         backbone: str | Sequence[str],
         *,
         backbone_weights: str | Path | Sequence[str | Path] | None = None,
@@ -221,7 +219,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         """Joins a trained extractor and backbones, which start from given weights or at random.
 
         Args:
-            extractor: the model, or the folder of one (with or without its single-channel head).
+            extractor: a `ContourExtractorModel`, or the folder of one (with or without its single-channel head).
             backbone: bare timm or ShuffleNet name, or several.
             backbone_weights: a `.safetensors` or `.pth` file for each backbone.
             **config_fields: further fields of `ContourGenderConfig`, such as `id2label`. Without `image_mean`
@@ -240,17 +238,13 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         if "image_mean" not in config_fields or "image_std" not in config_fields:
             mean, std = expected_normalisation(names)
             config_fields = {"image_mean": mean, "image_std": std, **config_fields}
-        config = ContourGenderConfig(
-            extractor_config=extractor.config.to_dict(), backbone=backbone, **config_fields
-        )
+        config = ContourGenderConfig(extractor_config=extractor.config.to_dict(), backbone=backbone, **config_fields)
         model = cls(config)
         model.extractor.load_state_dict(extractor.state_dict())
         if backbone_weights is not None:
             files = [backbone_weights] if isinstance(backbone_weights, str | Path) else list(backbone_weights)
             if len(files) != len(names):
-                raise ValueError(
-                    f"backbone_weights names {len(files)} files; expected one for each of {names}."
-                )
+                raise ValueError(f"backbone_weights names {len(files)} files; expected one for each of {names}.")
             for part, file in zip(model.image_backbones, files, strict=True):
                 part.load_weights(file)
         return model
@@ -341,7 +335,7 @@ def renormalise(pixel_values: Tensor, given: Any, wanted: Any) -> Tensor:
 
 
 def pool_to_stride(feature_map: Tensor, stride: int, wanted: int) -> Tensor:
-    """Averages a map of one stride over the cells of a coarser one: `(B, C, H/stride, W/stride)` to `(…, H/wanted)`."""
+    """Averages a map over the cells of a coarser grid: `(B, C, H/stride, W/stride)` to `(B, C, H/wanted, W/wanted)`."""
     return feature_map if stride == wanted else nn.functional.avg_pool2d(feature_map, wanted // stride)
 
 
