@@ -117,7 +117,7 @@ def test_entries_that_do_not_fit_are_named() -> None:
     }
     with pytest.raises(ValueError, match=r"b.bias \(2,\) does not fit d.bias \(3,\)"):
         match_entries(entries, {"c.weight": torch.ones(2), "d.bias": torch.ones(3)})
-    with pytest.raises(ValueError, match="b.bias .* does not fit d.running_mean"):
+    with pytest.raises(ValueError, match=r"b.bias .* does not fit d.running_mean"):
         match_entries(entries, {"c.weight": torch.ones(2), "d.running_mean": torch.ones(2)})
     with pytest.raises(ValueError, match="has 2 entries; the network expects 1"):
         match_entries(entries, {"c.weight": torch.ones(2)})
