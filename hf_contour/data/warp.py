@@ -1,0 +1,251 @@
+"""One 3x3 matrix moves a picture and the contours that were drawn on it.
+
+Coordinates are continuous, `(x, y)`, in pixels: the centre of the pixel in row `i` and column `j` is
+`(j + 0.5, i + 0.5)`. A picture is scaled first (antialiased when it shrinks) and then warped once; where the warp only
+mirrors, turns by quarters and shifts by whole pixels, pixels are moved and never mixed. Contours are not resampled as
+pictures are: their pixels and the links between neighbouring pixels are moved as points and lines, so that a line stays
+connected and about one pixel wide at any scale.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import grid_sample
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+EDGE_FILL = "edge"
+Fill = str | tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Where the pixels of a picture go.
+
+    Attributes:
+        source_size: `(height, width)` of the picture.
+        scaled_size: `(height, width)` after the scaling that comes first.
+        matrix: `(3, 3)`, maps `(x, y, 1)` of the scaled picture to the output.
+        output_size: `(height, width)` of the output.
+    """
+
+    source_size: tuple[int, int]
+    scaled_size: tuple[int, int]
+    matrix: np.ndarray
+    output_size: tuple[int, int]
+
+    @property
+    def source_matrix(self) -> np.ndarray:
+        """`(3, 3)`, maps `(x, y, 1)` of the picture itself, scaling included, to the output."""
+        (height, width), (scaled_height, scaled_width) = self.source_size, self.scaled_size
+        return self.matrix @ np.diag([scaled_width / width, scaled_height / height, 1.0])
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the picture is resized before it is warped."""
+        return self.source_size != self.scaled_size
+
+    @property
+    def moves_whole_pixels(self) -> bool:
+        """Whether, after the scaling, every output pixel is one input pixel: mirrors, quarter turns, whole shifts."""
+        top_rows = self.matrix[:2]
+        return bool(np.array_equal(top_rows, np.rint(top_rows)) and np.abs(self.matrix[:2, :2]).sum() == 2)
+
+
+def warp_picture(image: Image.Image, warp: Warp, *, fill: Fill = EDGE_FILL) -> tuple[Image.Image, np.ndarray]:
+    """Warp a picture; bicubic, antialiased where it shrinks.
+
+    Args:
+        image: RGB, of `warp.source_size`.
+        warp: where the pixels go.
+        fill: colour of the pixels that lie outside the picture: "edge" for that of the nearest pixel of the picture's
+            border, or `(red, green, blue)` in 0..255.
+
+    Returns:
+        The warped picture and `(height, width)` bool, False where a pixel lies outside the picture.
+    """
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, h, w) uint8
+    shrinks = np.prod(warp.scaled_size) < np.prod(warp.source_size)
+    if warp.is_scaled and (shrinks or warp.moves_whole_pixels):
+        pixels = transforms.resize(
+            pixels, list(warp.scaled_size), interpolation=InterpolationMode.BICUBIC, antialias=True
+        )
+        matrix = warp.matrix
+    else:
+        matrix = warp.source_matrix
+    if warp.moves_whole_pixels:
+        warped, valid = _move_pixels(pixels.numpy(), warp)
+    else:
+        warped, valid = _sample_pixels(pixels, matrix, warp.output_size)
+    if fill != EDGE_FILL and not valid.all():
+        warped[:, ~valid] = np.array(fill, dtype=np.uint8)[:, None]
+    return Image.fromarray(np.ascontiguousarray(warped.transpose(1, 2, 0))), valid
+
+
+def warp_annotations(annotations: np.ndarray, warp: Warp) -> np.ndarray:
+    """Warp drawn contours exactly: points and lines are moved, not resampled.
+
+    Args:
+        annotations: `(num_annotators, height, width)` bool, of `warp.source_size`.
+        warp: where the pixels go.
+
+    Returns:
+        `(num_annotators, *warp.output_size)` bool; lines stay 8-connected and about one pixel wide.
+    """
+    if warp.moves_whole_pixels and not warp.is_scaled:
+        moved, valid = _move_pixels(annotations, warp)
+        return moved & valid
+    return _drop_corners(_draw_links(annotations, warp))
+
+
+def _move_pixels(planes: np.ndarray, warp: Warp) -> tuple[np.ndarray, np.ndarray]:
+    """Gather whole pixels; outside, the nearest pixel of the border.
+
+    Args:
+        planes: `(channels, *warp.scaled_size)`.
+        warp: one that moves whole pixels.
+
+    Returns:
+        `(channels, *warp.output_size)` and `(*warp.output_size)` bool.
+    """
+    height, width = warp.output_size
+    linear, offset = warp.matrix[:2, :2], warp.matrix[:2, 2]
+    if linear[0, 0] == 0:  # x and y change places
+        planes, linear = planes.transpose(0, 2, 1), linear[:, ::-1]
+    columns = np.rint((np.arange(width) + 0.5 - offset[0]) * linear[0, 0] - 0.5).astype(np.int64)
+    rows = np.rint((np.arange(height) + 0.5 - offset[1]) * linear[1, 1] - 0.5).astype(np.int64)
+    inside = [(index >= 0) & (index < size) for index, size in zip((rows, columns), planes.shape[1:], strict=True)]
+    rows, columns = rows.clip(0, planes.shape[1] - 1), columns.clip(0, planes.shape[2] - 1)
+    return planes.take(rows, axis=1).take(columns, axis=2), inside[0][:, None] & inside[1][None, :]
+
+
+def _sample_pixels(
+    pixels: torch.Tensor, matrix: np.ndarray, output_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sample `(3, h, w)` uint8 with bicubic weights at the points that `matrix` maps to the output's pixel centres."""
+    height, width = output_size
+    (a, b, c), (d, e, f) = np.linalg.inv(matrix)[:2]
+    columns, rows = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
+    x, y = a * columns + (b * rows + c), d * columns + (e * rows + f)  # (H, W) each, in the picture
+    source_height, source_width = pixels.shape[1:]
+    # 1e-6: a picture's own border pixel must not fall outside through rounding.
+    valid = (np.abs(2 * x - source_width) <= source_width + 1e-6) & (
+        np.abs(2 * y - source_height) <= source_height + 1e-6
+    )
+    grid = np.empty((1, height, width, 2), dtype=np.float32)  # grid_sample counts both sides from -1 to 1
+    grid[0, ..., 0], grid[0, ..., 1] = x * (2 / source_width) - 1, y * (2 / source_height) - 1
+    warped = grid_sample(
+        pixels[None].float(), torch.from_numpy(grid), mode="bicubic", padding_mode="border", align_corners=False
+    )
+    return warped[0].round_().clamp_(0, 255).to(torch.uint8).numpy(), valid
+
+
+def _draw_links(annotations: np.ndarray, warp: Warp) -> np.ndarray:
+    """Move every drawn pixel and every link between two drawn neighbours, and draw them in the output.
+
+    A diagonal link is left out where two straight links already join its ends (enlarged, the three would be a filled
+    triangle), and four pixels in a square are drawn as a filled square, so that wide lines get no holes.
+    """
+    matrix = warp.source_matrix
+    patch, left, top = _needed_part(annotations, warp)
+    padded = np.pad(patch, ((0, 0), (0, 1), (1, 1)))  # a free row below and columns beside: no link runs off the edge
+    drawn = padded.ravel()
+    rows, columns = padded.shape[1:]
+    flat = np.flatnonzero(drawn)
+    plane, within = np.divmod(flat, rows * columns)
+    y, x = np.divmod(within, columns)
+    x, y = x + (left - 1 + 0.5), y + (top + 0.5)
+
+    canvas = np.zeros((annotations.shape[0], *warp.output_size), dtype=bool)
+    start = _cells(x, y, matrix)
+    _mark(canvas, plane, *start)
+    right, below = drawn[flat + 1], drawn[flat + columns]
+    below_right, below_left = drawn[flat + columns + 1], drawn[flat + columns - 1]
+    links = {
+        (1, 0): right,
+        (0, 1): below,
+        (1, 1): below_right & ~(right | below),
+        (-1, 1): below_left & ~(drawn[flat - 1] | below),
+    }
+    for (step_x, step_y), linked in links.items():
+        chosen = np.flatnonzero(linked)
+        ends = _cells(x[chosen] + step_x, y[chosen] + step_y, matrix)
+        _mark_between(canvas, plane[chosen], (start[0][chosen], start[1][chosen]), ends)
+    squares = np.flatnonzero(right & below & below_right)
+    _mark_squares(canvas, plane[squares], (x[squares], y[squares]), matrix)
+    return canvas
+
+
+def _needed_part(annotations: np.ndarray, warp: Warp) -> tuple[np.ndarray, int, int]:
+    """The part of the annotations that the output can show, two pixels more on each side, and its left and top."""
+    height, width = warp.output_size
+    corners = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
+    x, y, _ = np.linalg.inv(warp.source_matrix) @ corners
+    left, right = (int(value) for value in np.clip([x.min() - 2, x.max() + 3], 0, warp.source_size[1]))
+    top, bottom = (int(value) for value in np.clip([y.min() - 2, y.max() + 3], 0, warp.source_size[0]))
+    return annotations[:, top:bottom, left:right], left, top
+
+
+def _cells(x: np.ndarray, y: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row of the output pixel in which each point `(x, y)` falls."""
+    (a, b, c), (d, e, f) = matrix[:2]
+    return np.floor(a * x + (b * y + c)).astype(np.int64), np.floor(d * x + (e * y + f)).astype(np.int64)
+
+
+def _mark(canvas: np.ndarray, plane: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+    """Set the pixels of `canvas` `(planes, height, width)` that lie inside it."""
+    height, width = canvas.shape[1:]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    canvas.reshape(-1)[((plane * height + y) * width + x)[inside]] = True
+
+
+def _mark_between(
+    canvas: np.ndarray,
+    plane: np.ndarray,
+    start: tuple[np.ndarray, np.ndarray],
+    end: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Set the pixels between two cells, one for each step along the longer side (the ends are set already)."""
+    run, rise = end[0] - start[0], end[1] - start[1]
+    steps = np.maximum(np.abs(run), np.abs(rise))
+    for step in range(1, int(steps.max(initial=0))):
+        longer = steps > step
+        share = step / steps[longer]
+        x = start[0][longer] + np.rint(run[longer] * share).astype(np.int64)
+        y = start[1][longer] + np.rint(rise[longer] * share).astype(np.int64)
+        _mark(canvas, plane[longer], x, y)
+
+
+def _mark_squares(
+    canvas: np.ndarray, plane: np.ndarray, corner: tuple[np.ndarray, np.ndarray], matrix: np.ndarray
+) -> None:
+    """Fill the unit squares whose upper left corners are given, with points less than a pixel apart."""
+    stretch = float(np.linalg.norm(matrix[:2, :2], ord=2))
+    count = int(np.ceil(stretch * np.sqrt(2)))  # a square grid finer than 1/sqrt(2) misses no pixel at any angle
+    for step_x in np.linspace(0, 1, count + 1):
+        for step_y in np.linspace(0, 1, count + 1):
+            _mark(canvas, plane, *_cells(corner[0] + step_x, corner[1] + step_y, matrix))
+
+
+def _drop_corners(canvas: np.ndarray) -> np.ndarray:
+    """Remove pixels that only thicken a step of a line.
+
+    Such a pixel has a neighbour above or below and one to the side, which touch each other diagonally, and nothing on
+    its other three sides, so the line stays connected without it. No two neighbours can go in one pass.
+    """
+    padded = np.pad(canvas, ((0, 0), (1, 1), (1, 1)))
+    down, flat = padded.shape[2], padded.reshape(-1)
+    margin = down + 1
+    inner = flat[margin:-margin]
+
+    def neighbour(offset: int) -> np.ndarray:
+        return flat[margin + offset : flat.size - margin + offset]
+
+    for vertical in (-down, down):
+        for sideways in (1, -1):
+            needed = neighbour(vertical) & neighbour(sideways)
+            free = neighbour(-vertical) | neighbour(-sideways) | neighbour(-vertical - sideways)
+            inner &= ~needed | free
+    return padded[:, 1:-1, 1:-1].copy()
