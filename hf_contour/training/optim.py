@@ -1,0 +1,142 @@
+"""Optimisers, learning rates and the moving average of the weights; the work is done by timm and torch."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
+
+from hf_contour.training.arguments import ContourTrainingArguments
+
+
+def build_optimizer(model: nn.Module, arguments: ContourTrainingArguments) -> Optimizer:
+    """An optimiser over the weights that take a gradient.
+
+    Biases and normalisation weights have no weight decay. Weights under `image_backbones` learn at
+    `learning_rate * backbone_lr_scale`, and with `layer_decay` below 1 the slower the nearer they are to the picture.
+
+    Args:
+        model: parameters that are frozen are left out altogether.
+        arguments: `optimizer`, `learning_rate`, `weight_decay`, `momentum`, `backbone_lr_scale`, `layer_decay`.
+
+    Raises:
+        ValueError: If nothing is left to train, or timm does not know the optimiser.
+    """
+    rates = learning_rate_scales(model, arguments)
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = 0.0 if parameter.ndim <= 1 or name.endswith(".bias") else arguments.weight_decay
+            groups.setdefault((rates.get(name, 1.0), decay), []).append(parameter)
+    if not groups:
+        raise ValueError("No weight of the model takes a gradient; there is nothing to train.")
+    return create_optimizer_v2(
+        [
+            {"params": parameters, "lr": arguments.learning_rate * scale, "weight_decay": decay}
+            for (scale, decay), parameters in groups.items()
+        ],
+        opt=arguments.optimizer,
+        lr=arguments.learning_rate,
+        weight_decay=arguments.weight_decay,
+        momentum=arguments.momentum,
+    )
+
+
+def learning_rate_scales(model: nn.Module, arguments: ContourTrainingArguments) -> dict[str, float]:
+    """Learning rate of each backbone weight relative to `learning_rate`, by its name in the model."""
+    scales: dict[str, float] = {}
+    for index, backbone in enumerate(getattr(model, "image_backbones", [])):
+        network = backbone.network
+        layer_scales: dict[Tensor, float] = {}
+        if arguments.layer_decay < 1:
+            if not hasattr(network, "group_matcher"):
+                raise ValueError(f"layer_decay needs a timm backbone with layer groups; {backbone.name} has none.")
+            for group in param_groups_layer_decay(network, layer_decay=arguments.layer_decay):
+                layer_scales.update(dict.fromkeys(group["params"], group["lr_scale"]))
+        for name, parameter in network.named_parameters():
+            scale = arguments.backbone_lr_scale * layer_scales.get(parameter, 1.0)
+            scales[f"image_backbones.{index}.network.{name}"] = scale
+    return scales
+
+
+class LearningRateSchedule:
+    """Linear warm-up, then cosine, plateau or constant.
+
+    Args:
+        optimizer: its groups' learning rates are the highest ones.
+        arguments: `schedule`, `warmup_steps`, `min_lr_scale`, `plateau_factor`, `plateau_patience`.
+        num_steps: steps in the whole training.
+    """
+
+    def __init__(self, optimizer: Optimizer, arguments: ContourTrainingArguments, num_steps: int) -> None:
+        self.optimizer = optimizer
+        self.plateau: ReduceLROnPlateau | None = None
+        warmup_steps = min(arguments.warmup_steps, num_steps)
+        if arguments.schedule == "plateau":
+            self.plateau = ReduceLROnPlateau(
+                optimizer,
+                factor=arguments.plateau_factor,
+                patience=arguments.plateau_patience,
+                min_lr=[group["lr"] * arguments.min_lr_scale for group in optimizer.param_groups],
+            )
+            # LinearLR multiplies what is there and stands still at its end, so that both may act on one rate.
+            self.steps: LambdaLR | LinearLR = LinearLR(
+                optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps
+            )
+            return
+        curve: Callable[[int], float] = partial(
+            learning_rate_curve,
+            num_steps=num_steps,
+            warmup_steps=warmup_steps,
+            min_scale=arguments.min_lr_scale if arguments.schedule == "cosine" else 1.0,
+        )
+        self.steps = LambdaLR(optimizer, curve)
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rate of each group of the optimiser for the next step."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def step(self) -> None:
+        """To be called after each step of the optimiser."""
+        self.steps.step()
+
+    def observe(self, evaluation_loss: float) -> None:
+        """To be called after each evaluation; only the plateau schedule heeds it."""
+        if self.plateau is not None:
+            self.plateau.step(evaluation_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        plateau = None if self.plateau is None else self.plateau.state_dict()
+        return {"steps": self.steps.state_dict(), "plateau": plateau}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave; the optimiser's state carries the rates themselves."""
+        self.steps.load_state_dict(state["steps"])
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["plateau"])
+
+
+def learning_rate_curve(step: int, *, num_steps: int, warmup_steps: int, min_scale: float) -> float:
+    """Factor of the learning rate after `step` steps: a line up to 1, then half a cosine down to `min_scale`."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    return min_scale + (1 - min_scale) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_ema(model: nn.Module, arguments: ContourTrainingArguments) -> ModelEmaV3 | None:
+    """The moving average of weights and buffers, or `None` where `ema_decay` is 0.
+
+    The decay grows as `1 - (1 + step) ** (-2/3)` up to `ema_decay`, so that short trainings do not average their
+    random beginning.
+    """
+    if not arguments.ema_decay:
+        return None
+    return ModelEmaV3(model, decay=arguments.ema_decay, use_warmup=True)

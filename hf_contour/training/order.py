@@ -1,0 +1,106 @@
+"""The order of the samples: a function of the seed alone, whatever the workers, processes and interruptions."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+Place = tuple[int, int]  # (epoch, index of the sample)
+
+_ORDER_STREAM = 0x0D3  # keeps the order's random numbers apart from those of augmentation
+
+
+class SampleOrder(Sampler[list[Place]]):
+    """Batches of (epoch, index) for one process, from any step to the end of the training.
+
+    Each epoch is a permutation drawn from (seed, epoch), cut into steps of
+    `batch_size * accumulation_steps * num_processes` samples; what is left over is dropped (each epoch leaves out
+    others). Within a step, micro-batch `m` of process `r` is batch number `m * num_processes + r`, so that two
+    processes see the very micro-batches that one process sees with twice the accumulation.
+
+    Args:
+        num_samples: samples in the training set.
+        batch_size: samples in a micro-batch.
+        num_steps: steps in the whole training.
+        seed: seed of the permutations, at least 0.
+        accumulation_steps: micro-batches of a process in a step.
+        num_processes: processes that train together.
+        process_index: the number of this one.
+
+    Raises:
+        ValueError: If the training set is smaller than one step.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        num_steps: int,
+        *,
+        seed: int,
+        accumulation_steps: int = 1,
+        num_processes: int = 1,
+        process_index: int = 0,
+    ) -> None:
+        self.step_size = batch_size * accumulation_steps * num_processes
+        if num_samples < self.step_size:
+            raise ValueError(
+                f"The training set has {num_samples} samples, and one step takes {self.step_size} (batch_size "
+                f"{batch_size} x gradient_accumulation_steps {accumulation_steps} x {num_processes} processes); "
+                "lower batch_size."
+            )
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.num_steps = num_steps
+        self.seed = seed
+        self.accumulation_steps = accumulation_steps
+        self.num_processes = num_processes
+        self.process_index = process_index
+        self.start_step = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole steps in an epoch."""
+        return self.num_samples // self.step_size
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """`(num_samples,)` indices in the order of this epoch."""
+        return np.random.default_rng([_ORDER_STREAM, self.seed, epoch]).permutation(self.num_samples)
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        epoch, indices = -1, np.empty(0, dtype=np.int64)
+        for step in range(self.start_step, self.num_steps):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                indices = self.permutation(epoch)
+            first = step % self.steps_per_epoch * self.step_size
+            for micro_step in range(self.accumulation_steps):
+                batch_number = micro_step * self.num_processes + self.process_index
+                start = first + batch_number * self.batch_size
+                yield [(epoch, int(index)) for index in indices[start : start + self.batch_size]]
+
+    def __len__(self) -> int:
+        return (self.num_steps - self.start_step) * self.accumulation_steps
+
+
+class PlacedSamples(Dataset[Any]):
+    """A data set that is asked for (epoch, index), so that workers kept over epochs know the epoch of each sample.
+
+    Args:
+        samples: a data set with `set_epoch(epoch)` and `__getitem__(index)`.
+    """
+
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+        self._epoch: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: Place) -> Any:
+        epoch, index = place
+        if epoch != self._epoch:
+            self.samples.set_epoch(epoch)
+            self._epoch = epoch
+        return self.samples[index]
