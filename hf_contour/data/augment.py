@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from hf_contour.data.warp import EDGE_FILL, Warp, warp_annotations, warp_picture
+from hf_contour.data.warp import EDGE_FILL, Warp, warp_annotations, warp_mask, warp_picture
 
 OPERATIONS = (
     "flip",
@@ -178,7 +178,12 @@ class Augmentation:
         self.recipe = recipe
 
     def __call__(
-        self, image: Image.Image, annotations: np.ndarray | None = None, *, rng: np.random.Generator
+        self,
+        image: Image.Image,
+        annotations: np.ndarray | None = None,
+        *,
+        rng: np.random.Generator,
+        valid: np.ndarray | None = None,
     ) -> AugmentedSample:
         """Augment one picture.
 
@@ -186,6 +191,7 @@ class Augmentation:
             image: RGB.
             annotations: `(num_annotators, height, width)` bool of the picture's size, or None.
             rng: source of every draw; see `sample_rng`.
+            valid: `(height, width)` bool, False where the picture itself is padding; None if nowhere.
 
         Raises:
             ValueError: If the annotations have another size than the picture.
@@ -197,10 +203,10 @@ class Augmentation:
                 "(height x width); draw contours at the size of their picture."
             )
         operations = draw_operations(self.recipe, rng)
-        valid = None
         if self.recipe.crop_size is not None or GEOMETRIC & operations.keys():
             warp = plan_warp(size, operations, rng, crop_size=self.recipe.crop_size)
             image, inside = warp_picture(image, warp, fill=self.recipe.fill)
+            inside = inside if valid is None else inside & warp_mask(valid, warp)
             valid = None if inside.all() else inside
             annotations = None if annotations is None else warp_annotations(annotations, warp)
         return AugmentedSample(_change_values(image, operations, rng), annotations, valid, operations)
@@ -313,7 +319,7 @@ def _linear_part(operations: Mapping[str, Any]) -> np.ndarray:
 def _window_origin(
     matrix: np.ndarray, picture: np.ndarray, canvas: np.ndarray, window: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """`(x, y)` of a window on the canvas: of ten random places the first that mostly shows the picture, or the best."""
+    """`(x, y)` of a window: of ten random places the first that mostly shows the picture, or the best."""
     spare = canvas - window
     places = np.floor(rng.random((WINDOW_TRIES, 2)) * (np.abs(spare) + 1)) + np.minimum(spare, 0)
     grid = (np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) + 0.5) / 8 * window

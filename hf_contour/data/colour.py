@@ -42,7 +42,7 @@ class ColourChange:
     shifted: bool = False
     refused: bool = False
     difference: int = 0
-    order: tuple[int, int, int] | None = None
+    order: tuple[int, ...] | None = None
     channel: int | None = None
     shift: int = 0
 

@@ -1,10 +1,11 @@
 """One 3x3 matrix moves a picture and the contours that were drawn on it.
 
 Coordinates are continuous, `(x, y)`, in pixels: the centre of the pixel in row `i` and column `j` is
-`(j + 0.5, i + 0.5)`. A picture is scaled first (antialiased when it shrinks) and then warped once; where the warp only
-mirrors, turns by quarters and shifts by whole pixels, pixels are moved and never mixed. Contours are not resampled as
-pictures are: their pixels and the links between neighbouring pixels are moved as points and lines, so that a line stays
-connected and about one pixel wide at any scale.
+`(j + 0.5, i + 0.5)`. A picture is scaled first (antialiased when it shrinks) and then warped once; where the warp
+only mirrors, turns by quarters and shifts by whole pixels, pixels are moved and never mixed.
+
+Contours are not resampled as pictures are: their pixels and the links between neighbouring pixels are moved as points
+and lines, so that a line stays connected and about one pixel wide at any scale.
 """
 
 from dataclasses import dataclass
@@ -100,6 +101,16 @@ def warp_annotations(annotations: np.ndarray, warp: Warp) -> np.ndarray:
     return _drop_corners(_draw_links(annotations, warp))
 
 
+def warp_mask(mask: np.ndarray, warp: Warp) -> np.ndarray:
+    """Warp `(height, width)` bool to `warp.output_size`: the pixel in which each output pixel's centre lies.
+
+    Pixels from outside the picture take the nearest pixel of its border.
+    """
+    x, y = _source_points(warp.source_matrix, warp.output_size)
+    columns, rows = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    return mask[rows.clip(0, mask.shape[0] - 1), columns.clip(0, mask.shape[1] - 1)]
+
+
 def _move_pixels(planes: np.ndarray, warp: Warp) -> tuple[np.ndarray, np.ndarray]:
     """Gather whole pixels; outside, the nearest pixel of the border.
 
@@ -126,9 +137,7 @@ def _sample_pixels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sample `(3, h, w)` uint8 with bicubic weights at the points that `matrix` maps to the output's pixel centres."""
     height, width = output_size
-    (a, b, c), (d, e, f) = np.linalg.inv(matrix)[:2]
-    columns, rows = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
-    x, y = a * columns + (b * rows + c), d * columns + (e * rows + f)  # (H, W) each, in the picture
+    x, y = _source_points(matrix, output_size)
     source_height, source_width = pixels.shape[1:]
     # 1e-6: a picture's own border pixel must not fall outside through rounding.
     valid = (np.abs(2 * x - source_width) <= source_width + 1e-6) & (
@@ -140,6 +149,14 @@ def _sample_pixels(
         pixels[None].float(), torch.from_numpy(grid), mode="bicubic", padding_mode="border", align_corners=False
     )
     return warped[0].round_().clamp_(0, 255).to(torch.uint8).numpy(), valid
+
+
+def _source_points(matrix: np.ndarray, output_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """`x` and `y`, `(height, width)` each, of the points that `matrix` maps to the output's pixel centres."""
+    height, width = output_size
+    (a, b, c), (d, e, f) = np.linalg.inv(matrix)[:2]
+    columns, rows = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
+    return a * columns + (b * rows + c), d * columns + (e * rows + f)
 
 
 def _draw_links(annotations: np.ndarray, warp: Warp) -> np.ndarray:

@@ -1,0 +1,360 @@
+"""Rows of a source turned into what a model trains on: read, augmented, recoloured, processed.
+
+`ContourSamples` serves sources with a length, `ContourStream` sources that are streamed. Both give, for each row,
+`{"pixel_values": (3, h, w) float32, "labels": ..., "index": int}`, with `labels`
+
+- for the stage "contour": `(h, w)` float32, the share of the annotators that drew a contour, `IGNORE_LABEL` where the
+  pixel lies outside the picture;
+- for the stage "gender": the class as an integer, or, where a row has several, `(num_labels,)` float32 of 0 and 1;
+
+and, with a colour transform, `"colour"`: four integers that `ColourAudit.from_codes` counts. A sample is a function of
+(seed, epoch, row): workers, processes and restarts do not change a bit of it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from hf_contour.data.annotations import consensus, read_annotations
+from hf_contour.data.augment import Augmentation, sample_rng
+from hf_contour.data.colour import ColourChange, ColourPlan, ColourTransform
+from hf_contour.image_processing_contour import ContourImageProcessor, open_image
+from hf_contour.loss_contour import IGNORE_LABEL
+
+STAGES = ("contour", "gender")
+
+
+@dataclass(frozen=True)
+class DrawnSample:
+    """A row as it is before the processor: read, augmented, recoloured.
+
+    Attributes:
+        image: RGB.
+        annotations: `(num_annotators, height, width)` bool, or None where the row has none.
+        valid: `(height, width)` bool, False outside the picture; None if the picture fills it.
+        label: class number, list of them, or None.
+        operations: what the augmentation did, by name.
+        colour: what the colour transform did.
+    """
+
+    image: Image.Image
+    annotations: np.ndarray | None
+    valid: np.ndarray | None
+    label: int | list[int] | None
+    operations: dict[str, Any]
+    colour: ColourChange
+
+
+@dataclass(frozen=True)
+class _DecodedRow:
+    """A row in memory; masks are packed, eight pixels a byte, so that a whole set fits.
+
+    Attributes:
+        pixels: `(height, width, 3)` uint8.
+        masks: `(num_annotators, height, ceil(width / 8))` uint8, or None.
+        valid: `(1, height, ceil(width / 8))` uint8, or None.
+        label: as in the source.
+    """
+
+    pixels: np.ndarray
+    masks: np.ndarray | None
+    valid: np.ndarray | None
+    label: int | list[int] | None
+
+
+class SampleBuilder:
+    """Turns one row into one sample; what `ContourSamples` and `ContourStream` share.
+
+    Args:
+        processor: makes `pixel_values`; for the stage "contour" pictures keep their size, since labels must fit them.
+        stage: "contour" or "gender".
+        features: of the source; says whether labels are single or multiple, and how many there are.
+        num_samples: length of the source, or None if it is not known.
+        augmentation: applied to picture and contours, or None.
+        colour: applied to the augmented picture, or None.
+        seed: of every random choice.
+    """
+
+    def __init__(
+        self,
+        processor: ContourImageProcessor,
+        stage: str,
+        features: datasets.Features | None,
+        *,
+        num_samples: int | None,
+        augmentation: Augmentation | None = None,
+        colour: ColourTransform | None = None,
+        seed: int = 0,
+    ) -> None:
+        if stage not in STAGES:
+            raise ValueError(f"stage is {stage!r}; it must be one of {', '.join(STAGES)}.")
+        needed = "contours" if stage == "contour" else "label"
+        if features is not None and needed not in features:
+            raise ValueError(
+                f"The source has the columns {', '.join(features)}; the stage {stage!r} needs {needed!r}. "
+                "Name the column that holds it when loading the source."
+            )
+        self.processor, self.stage, self.seed = processor, stage, seed
+        self.augmentation, self.colour, self.num_samples = augmentation, colour, num_samples
+        self.num_labels = _multi_label_count(features) if stage == "gender" else None
+        self._plan: ColourPlan | None = None
+        self.plan(0)  # refuses an impossible plan now, not in a worker
+
+    def plan(self, epoch: int) -> ColourPlan | None:
+        """The colour transform's plan of an epoch; None without a transform."""
+        if self.colour is not None and (self._plan is None or self._plan.epoch != epoch):
+            self._plan = self.colour.plan(self.num_samples, seed=self.seed, epoch=epoch)
+        return self._plan
+
+    def decode(self, row: Mapping[str, Any], index: int) -> _DecodedRow:
+        """Read a row's picture and contours.
+
+        Raises:
+            ImageReadError: If the picture cannot be read; names row and file.
+            ValueError: If contours are missing or of another size than the picture.
+        """
+        name = _row_name(row, index)
+        pixels = np.asarray(open_image(_encoded(row["image"]), name=name))
+        contours = row.get("contours")
+        if self.stage == "contour" and not contours:
+            raise ValueError(f"{name} has no contours; leave the row out, or draw at least one map (it may be empty).")
+        annotations = read_annotations(contours, name=name) if contours else None
+        valid = read_annotations([row["valid"]], name=name) if row.get("valid") else None
+        for masks, what in ((annotations, "contours"), (valid, "valid")):
+            if masks is not None and masks.shape[1:] != pixels.shape[:2]:
+                raise ValueError(
+                    f"{name}: {what} of {masks.shape[1]}x{masks.shape[2]} for a picture of "
+                    f"{pixels.shape[0]}x{pixels.shape[1]} (height x width); draw them at the picture's size."
+                )
+        return _DecodedRow(pixels, _pack(annotations), _pack(valid), row.get("label"))
+
+    def draw(self, decoded: _DecodedRow, index: int, *, epoch: int) -> DrawnSample:
+        """Augment and recolour a row, as the epoch's draws say."""
+        image, width = Image.fromarray(decoded.pixels), decoded.pixels.shape[1]
+        annotations, valids = _unpack(decoded.masks, width), _unpack(decoded.valid, width)
+        valid = None if valids is None else valids[0]
+        operations: dict[str, Any] = {}
+        if self.augmentation is not None:
+            rng = sample_rng(self.seed, epoch, index)
+            augmented = self.augmentation(image, annotations, rng=rng, valid=valid)
+            image, annotations, valid = augmented.image, augmented.annotations, augmented.valid
+            operations = augmented.operations
+        change = ColourChange()
+        plan = self.plan(epoch)
+        if self.colour is not None and plan is not None:
+            image, change = self.colour(image, index, plan=plan)
+        return DrawnSample(image, annotations, valid, decoded.label, operations, change)
+
+    def build(self, decoded: _DecodedRow, index: int, *, epoch: int) -> dict[str, Any]:
+        """The tensors of a row."""
+        drawn = self.draw(decoded, index, epoch=epoch)
+        keep_size = {"do_resize": False, "do_pad": False} if self.stage == "contour" else {}
+        pixel_values = self.processor(drawn.image, return_tensors="pt", **keep_size)["pixel_values"][0]
+        labels = _contour_labels(drawn) if self.stage == "contour" else self._class_labels(drawn.label, index)
+        sample = {"pixel_values": pixel_values, "labels": labels, "index": index}
+        if self.colour is not None:
+            sample["colour"] = torch.tensor(drawn.colour.to_codes())
+        return sample
+
+    def _class_labels(self, label: int | list[int] | None, index: int) -> int | torch.Tensor:
+        if label is None:
+            raise ValueError(f"row {index} has no label; give it one or leave the row out.")
+        if self.num_labels is None:
+            return int(label)  # type: ignore[arg-type]  # a list has num_labels
+        labels = torch.zeros(self.num_labels)
+        labels[torch.as_tensor(label, dtype=torch.long)] = 1.0
+        return labels
+
+
+class ContourSamples(Dataset[dict[str, Any]]):
+    """Samples of a source with a length.
+
+    Args:
+        source: rows with the standard columns, as `load_source` gives them.
+        processor: makes `pixel_values`.
+        stage: "contour" or "gender".
+        augmentation: applied to picture and contours, or None.
+        colour: applied to the augmented picture, or None.
+        seed: of every random choice.
+        cache: read the whole source now and keep it in memory, undecoded once and for all (BSDS500: 0.6 MB a picture).
+
+    Raises:
+        ValueError: If the source lacks a column that the stage needs.
+    """
+
+    def __init__(
+        self,
+        source: datasets.Dataset,
+        processor: ContourImageProcessor,
+        *,
+        stage: str,
+        augmentation: Augmentation | None = None,
+        colour: ColourTransform | None = None,
+        seed: int = 0,
+        cache: bool = False,
+    ) -> None:
+        self.source = source
+        self.builder = SampleBuilder(
+            processor,
+            stage,
+            source.features,
+            num_samples=len(source),
+            augmentation=augmentation,
+            colour=colour,
+            seed=seed,
+        )
+        self._epoch = _shared_epoch()
+        self._cached = [self.builder.decode(row, index) for index, row in enumerate(source)] if cache else None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the pass over the data, from which augmentation and colours are drawn."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch; workers that are kept between epochs see it too."""
+        self._epoch.fill_(epoch)
+
+    def decoded(self, index: int) -> _DecodedRow:
+        """The row as read, from memory if it is kept there."""
+        return self._cached[index] if self._cached is not None else self.builder.decode(self.source[index], index)
+
+    def drawn(self, index: int) -> DrawnSample:
+        """The sample before the processor, for looking at and for writing it out."""
+        return self.builder.draw(self.decoded(index), index, epoch=self.epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.builder.build(self.decoded(index), index, epoch=self.epoch)
+
+
+class ContourStream(IterableDataset[dict[str, Any]]):
+    """Samples of a streamed source; arguments as for `ContourSamples`, without the cache.
+
+    A sample's index is its position in the stream. Every worker reads the whole stream and decodes its share, each
+    `num_workers`-th row, so the samples are the same for any number of workers; only their order differs.
+    """
+
+    def __init__(
+        self,
+        source: datasets.IterableDataset,
+        processor: ContourImageProcessor,
+        *,
+        stage: str,
+        augmentation: Augmentation | None = None,
+        colour: ColourTransform | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.source = source
+        self.builder = SampleBuilder(
+            processor,
+            stage,
+            source.features,
+            num_samples=None,
+            augmentation=augmentation,
+            colour=colour,
+            seed=seed,
+        )
+        self._epoch = _shared_epoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, also that of the source's own shuffling."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        share, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        epoch = int(self._epoch)
+        self.source.set_epoch(epoch)
+        # `iter`, unlike iterating over the source, does not deal its files out to the workers: positions stay global.
+        for index, batch in enumerate(self.source.iter(batch_size=1)):
+            if index % share == number:
+                row = {name: values[0] for name, values in batch.items()}
+                yield self.builder.build(self.builder.decode(row, index), index, epoch=epoch)
+
+
+def collate_contour(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack samples of the stage "contour".
+
+    Returns:
+        "pixel_values" `(B, 3, h, w)`, "labels" `(B, h, w)`, "index" `(B,)`, and "colour" `(B, 4)` if samples have it.
+
+    Raises:
+        ValueError: If the pictures differ in size.
+    """
+    sizes = {tuple(sample["pixel_values"].shape[1:]) for sample in samples}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
+        raise ValueError(
+            f"One batch holds pictures of {listed} (height x width). Set crop_size in the augmentation recipe so that "
+            "all have one size, or use batch size 1."
+        )
+    return _stack(samples)
+
+
+def collate_gender(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack samples of the stage "gender".
+
+    Returns:
+        "pixel_values" `(B, 3, h, w)`, "labels" `(B,)` int64 or `(B, num_labels)` float32, "index" `(B,)`, and "colour"
+        `(B, 4)` if samples have it.
+
+    Raises:
+        ValueError: If the pictures differ in size.
+    """
+    return collate_contour(samples)
+
+
+def _stack(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([torch.as_tensor(sample[name]) for sample in samples]) for name in samples[0]}
+
+
+def _contour_labels(drawn: DrawnSample) -> torch.Tensor:
+    assert drawn.annotations is not None  # decode refuses rows without contours
+    labels = torch.from_numpy(consensus(drawn.annotations))
+    if drawn.valid is not None:
+        labels[torch.from_numpy(~drawn.valid)] = IGNORE_LABEL
+    return labels
+
+
+def _multi_label_count(features: datasets.Features | None) -> int | None:
+    """Number of classes where a row has a list of them; None where it has one."""
+    inner = getattr(features["label"], "feature", None) if features is not None else None
+    if inner is None:
+        return None
+    if not isinstance(inner, datasets.ClassLabel):
+        raise ValueError(f"The column 'label' holds lists of {inner}; lists of ClassLabel are needed.")
+    return int(inner.num_classes)
+
+
+def _row_name(row: Mapping[str, Any], index: int) -> str:
+    path = row["image"].get("path") if isinstance(row["image"], Mapping) else None
+    return f"row {index} ({path})" if path else f"row {index}"
+
+
+def _encoded(image: Any) -> Any:
+    """What `open_image` takes: the bytes or path of an undecoded picture, anything else as it is."""
+    if not isinstance(image, Mapping):
+        return image
+    return image["bytes"] if image.get("bytes") is not None else image.get("path")
+
+
+def _pack(masks: np.ndarray | None) -> np.ndarray | None:
+    return None if masks is None else np.packbits(masks, axis=-1)
+
+
+def _unpack(packed: np.ndarray | None, width: int) -> np.ndarray | None:
+    return None if packed is None else np.unpackbits(packed, axis=-1, count=width).view(bool)
+
+
+def _shared_epoch() -> torch.Tensor:
+    """A number in memory that worker processes share."""
+    return torch.zeros((), dtype=torch.int64).share_memory_()
