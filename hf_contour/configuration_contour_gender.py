@@ -79,6 +79,11 @@ class ContourGenderConfig(PreTrainedConfig):
             self.extractor_config = ContourExtractorConfig()
         elif isinstance(self.extractor_config, dict):
             self.extractor_config = ContourExtractorConfig(**self.extractor_config)
+        # By model_type and not by class: the config of a saved folder is of another copy of the class.
+        if getattr(self.extractor_config, "model_type", None) != "contour_extractor":
+            raise ValueError(
+                f"extractor_config is {self.extractor_config!r:.80}; expected a ContourExtractorConfig or its dictionary."
+            )
         for field in ("backbone", "contour_levels", "image_mean", "image_std"):
             if isinstance(getattr(self, field), tuple):
                 setattr(self, field, list(getattr(self, field)))
@@ -109,12 +114,6 @@ class ContourGenderConfig(PreTrainedConfig):
 
     def validate_extractor(self) -> None:
         """Part of the validation by `@strict`: the extractor and what is used of it."""
-        model_type = getattr(self.extractor_config, "model_type", None)
-        if model_type != "contour_extractor":
-            raise ValueError(
-                f"extractor_config is {type(self.extractor_config).__name__} of model_type {model_type!r}; "
-                "expected a ContourExtractorConfig or its dictionary."
-            )
         if self.extractor_config.num_channels != 3:
             raise ValueError(
                 f"extractor_config.num_channels is {self.extractor_config.num_channels}; the backbones take 3."
