@@ -1,0 +1,80 @@
+"""The Berkeley folder of photographs and `.mat` files, read as rows."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Features, Image, List, Value
+from PIL import Image as PILImage
+
+BSDS_FEATURES = Features(
+    {"image_id": Value("string"), "image": Image(decode=False), "contours": List(Image(decode=False))}
+)
+_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def find_bsds_root(folder: Path) -> Path | None:
+    """Folder that holds `images` and `groundTruth`: the given one or where the original archive puts it."""
+    for root in (folder, folder / "data", folder / "BSDS500" / "data"):
+        if (root / "images").is_dir() and (root / "groundTruth").is_dir():
+            return root
+    return None
+
+
+def read_bsds_rows(root: str, folder_name: str) -> Iterator[dict[str, Any]]:
+    """Yield one row per photograph of `images/<folder_name>`, sorted by file name.
+
+    Raises:
+        FileNotFoundError: If a photograph has no `.mat` file.
+        ValueError: If a `.mat` file is not in the form of BSDS500.
+        ImportError: If scipy is not installed.
+    """
+    photographs = sorted(
+        path for path in (Path(root) / "images" / folder_name).iterdir() if path.suffix.lower() in _PICTURE_SUFFIXES
+    )
+    for photograph in photographs:
+        annotation_file = Path(root) / "groundTruth" / folder_name / f"{photograph.stem}.mat"
+        if not annotation_file.is_file():
+            raise FileNotFoundError(f"{photograph} has no drawn contours: {annotation_file} is missing.")
+        yield {
+            "image_id": photograph.stem,
+            "image": {"bytes": None, "path": str(photograph)},
+            "contours": [
+                {"bytes": _one_bit_png(boundaries), "path": f"{annotation_file}#{number}"}
+                for number, boundaries in enumerate(read_boundaries(annotation_file), start=1)
+            ],
+        }
+
+
+def read_boundaries(annotation_file: Path) -> list[np.ndarray]:
+    """Boundary maps of a BSDS500 `.mat` file, one `(height, width)` boolean array per annotator.
+
+    Raises:
+        ValueError: If the file cannot be read or holds no `groundTruth` cells with `Boundaries`.
+        ImportError: If scipy is not installed.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ImportError(
+            "reading BSDS .mat files needs scipy. Install it with: pip install 'hf_contour[bsds]'"
+        ) from error
+    try:
+        cells = loadmat(str(annotation_file))["groundTruth"].ravel()
+        maps = [np.asarray(cell["Boundaries"].item()) > 0 for cell in cells]
+    except Exception as error:  # scipy raises many kinds on a damaged file
+        raise ValueError(
+            f"{annotation_file} is not a BSDS500 annotation ({type(error).__name__}: {error}); "
+            "expected a cell array `groundTruth` of structs with the field `Boundaries`."
+        ) from error
+    if not maps or any(one_map.ndim != 2 for one_map in maps):
+        raise ValueError(f"{annotation_file} holds no two-dimensional boundary map.")
+    return maps
+
+
+def _one_bit_png(boundaries: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    PILImage.fromarray(boundaries).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,138 @@
+"""Class labels that never shift: mapped once, the same numbers in every split."""
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import ClassLabel, Dataset, IterableDataset, List
+
+logger = logging.getLogger(__name__)
+
+MAX_CLASSES = 10_000  # numbers above it are ids that were taken for labels
+_INTEGER = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|inf", re.IGNORECASE)
+
+
+def label_names(dataset: Dataset | IterableDataset, column: str = "label") -> list[str]:
+    """Class names of a loaded data set, in the order of their numbers.
+
+    Raises:
+        ValueError: If the column is not there or holds no `ClassLabel`.
+    """
+    feature = (dataset.features or {}).get(column)
+    inner = feature.feature if isinstance(feature, List) else feature
+    if not isinstance(inner, ClassLabel):
+        raise ValueError(
+            f"column {column!r} is {feature}; expected a ClassLabel or a list of it. Load the data with load_source."
+        )
+    return list(inner.names)
+
+
+@dataclass(frozen=True)
+class LabelMapping:
+    """Maps the labels of a source, numbers or words, to class numbers.
+
+    Attributes:
+        names: class names in the order of their numbers.
+        source_names: class names of the stored numbers where the source knows them (a `ClassLabel` column).
+        text_numbers: numbers come as text (csv), so that "1" means class 1 where no class is called "1".
+    """
+
+    names: tuple[str, ...]
+    source_names: tuple[str, ...] | None = None
+    text_numbers: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) != len(self.names) or not all(self.names):
+            raise ValueError(f"label_names are {list(self.names)}; expected distinct names that are not empty.")
+
+    def __call__(self, value: Any, where: str) -> int:
+        """Class number of one label; `where` names its row in errors."""
+        if isinstance(value, bool):
+            value = str(value)
+        if self.text_numbers and isinstance(value, str) and value not in self.names and _INTEGER.fullmatch(value):
+            value = int(value)
+        if value is None or value == "":
+            raise ValueError(f"{where}: the label is missing. {self._expected()}")
+        if isinstance(value, float):
+            raise ValueError(f"{where}: the label is the float {value!r}. {self._expected()}")
+        if isinstance(value, int):
+            return self._from_number(value, where)
+        if value not in self.names:
+            raise ValueError(f"{where}: the label {value!r} is unknown. {self._expected()}")
+        return self.names.index(value)
+
+    def _from_number(self, value: int, where: str) -> int:
+        known = self.source_names or self.names
+        if not 0 <= value < len(known):
+            raise ValueError(
+                f"{where}: the label {value} is not a number from 0 to {len(known) - 1}. {self._expected()}"
+            )
+        if known[value] not in self.names:
+            raise ValueError(f"{where}: the label {known[value]!r} is unknown. {self._expected()}")
+        return self.names.index(known[value])
+
+    def _expected(self) -> str:
+        return f"Expected one of {list(self.names)}, by name or by number from 0; correct or remove the row."
+
+
+def collect_label_names(values: Iterable[tuple[Any, str]], *, text_numbers: bool = False) -> list[str]:
+    """Class names for labels that come without: words sorted, whole numbers from 0 to the largest.
+
+    Args:
+        values: pairs of a label and the words that name its row.
+        text_numbers: numbers come as text (csv).
+
+    Raises:
+        ValueError: At a label that is missing, a float or negative, and where words and numbers are mixed.
+    """
+    first_row: dict[Any, str] = {}
+    for value, where in values:
+        if value is None or value == "" or isinstance(value, float):
+            raise ValueError(f"{where}: the label is {value!r}; expected a class name or a number from 0.")
+        first_row.setdefault(str(value) if isinstance(value, bool) else value, where)
+    if not first_row:
+        raise ValueError("there are no labels to take class names from; give label_names.")
+    if text_numbers:
+        first_row = _numbers_from_text(first_row)
+    numbers = {value: where for value, where in first_row.items() if isinstance(value, int)}
+    if not numbers:
+        return sorted(first_row)
+    words = {value: where for value, where in first_row.items() if not isinstance(value, int)}
+    if words:
+        word, where = next(iter(words.items()))
+        raise ValueError(f"{where}: the label {word!r} is a word among numbers; use one kind of label.")
+    return _names_of_numbers(numbers)
+
+
+def _numbers_from_text(first_row: dict[Any, str]) -> dict[Any, str]:
+    if all(_INTEGER.fullmatch(text) for text in first_row):
+        return {int(text): where for text, where in first_row.items()}
+    if all(_NUMBER.fullmatch(text) for text in first_row):
+        text, where = next((pair for pair in first_row.items() if not _INTEGER.fullmatch(pair[0])))
+        raise ValueError(f"{where}: the label is the float {text}; expected a class name or a number from 0.")
+    return first_row
+
+
+def _names_of_numbers(first_row: dict[int, str]) -> list[str]:
+    low, high = min(first_row), max(first_row)
+    if low < 0:
+        raise ValueError(f"{first_row[low]}: the label {low} is negative; expected class numbers from 0.")
+    if high >= MAX_CLASSES:
+        raise ValueError(
+            f"{first_row[high]}: the label {high} is above {MAX_CLASSES - 1}; this looks like an id. "
+            "Choose another label column, or store the labels as words."
+        )
+    return [str(number) for number in range(high + 1)]
+
+
+def log_class_counts(counts: Sequence[int], names: Sequence[str], *, split: str) -> None:
+    """Write the rows per class to the log; a class without rows is a warning, not an error."""
+    logger.info("split %s: rows per class %s", split, dict(zip(names, counts, strict=True)))
+    absent = [name for name, count in zip(names, counts, strict=True) if not count]
+    if absent:
+        logger.warning(
+            "split %s has no row of class %s; the numbers of the other classes stay as they are", split, absent
+        )

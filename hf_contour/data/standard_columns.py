@@ -1,0 +1,280 @@
+"""Bring any source to the columns `image`, `contours` and `label`, without decoding a picture."""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value, concatenate_datasets
+from datasets.features import LargeList
+
+from hf_contour.data.labels import LabelMapping, collect_label_names, log_class_counts
+
+AnyDataset = Dataset | IterableDataset
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Names of the columns in a source; they are renamed to `image`, `contours` and `label`.
+
+    A name other than the default must be there. `None` leaves that column alone.
+    `contour`, the column that `imagefolder` makes of `contour_file_name`, is taken where `contours` is absent.
+    """
+
+    image: str = "image"
+    contours: str | None = "contours"
+    label: str | None = "label"
+
+
+@dataclass(frozen=True)
+class SourceTraits:
+    """What the reading of cells depends on.
+
+    Attributes:
+        name: the source as the user gave it, for messages.
+        split: the split, for messages.
+        folder: relative picture paths start here; `None` where pictures come in bytes.
+        is_text: cells come from csv, so that numbers and lists are text.
+        separator: separates several paths or labels in a text cell.
+        multi_label: text cells hold several labels.
+    """
+
+    name: str
+    split: str
+    folder: Path | None = None
+    is_text: bool = False
+    separator: str = ";"
+    multi_label: bool = False
+
+    def row(self, index: int) -> str:
+        """Words that name a row in a message."""
+        return f"{self.name}, split {self.split}, row {index} (counted from 0)"
+
+
+def rename_columns(dataset: AnyDataset, columns: ColumnNames, traits: SourceTraits) -> AnyDataset:
+    """Give the chosen columns their standard names; a column in the way becomes `original_<name>`.
+
+    Raises:
+        ValueError: If a named column is not there; the message lists those that are.
+    """
+    present = list(dataset.column_names or [])
+    chosen = {"image": _found("image", columns.image, present, traits)}
+    if columns.contours is not None:
+        aliases = ("contour",) if columns.contours == "contours" else ()
+        chosen["contours"] = _found("contours", columns.contours, present, traits, aliases=aliases)
+    if columns.label is not None:
+        chosen["label"] = _found("label", columns.label, present, traits)
+    moves = {found: standard for standard, found in chosen.items() if found and found != standard}
+    in_the_way = {name for name in moves.values() if name in present and name not in moves}
+    first = {name: f"original_{name}" for name in in_the_way}
+    return dataset.rename_columns({**first, **moves}) if moves else dataset
+
+
+def _found(
+    standard: str, name: str, present: list[str], traits: SourceTraits, *, aliases: Iterable[str] = ()
+) -> str | None:
+    for candidate in (name, *aliases):
+        if candidate in present:
+            return candidate
+    if standard == name and standard != "image":
+        return None
+    raise ValueError(
+        f"{traits.name} has no column {name!r} for {standard}; its columns are {present}. "
+        f"Name the right one with ColumnNames({standard}=...)."
+    )
+
+
+def without_decoding(dataset: AnyDataset) -> AnyDataset:
+    """Switch every picture column, and list of pictures, to bytes and path."""
+    if isinstance(dataset, IterableDataset):
+        if dataset.features is None:  # a streamed text file: types are known after its first rows
+            dataset = dataset.cast(Dataset.from_list(list(dataset.take(1000))).features)
+        return dataset.decode(False)
+    info = dataset.info.copy()
+    info.features = Features({name: _undecoded(feature) for name, feature in dataset.features.items()})
+    # cast() would write the whole data set again; only the declared types change here.
+    return Dataset(dataset.data, info=info, split=dataset.split)
+
+
+def _undecoded(feature: Any) -> Any:
+    if isinstance(feature, Image):
+        return Image(mode=feature.mode, decode=False)
+    if isinstance(feature, List):
+        return List(_undecoded(feature.feature), length=feature.length)
+    return feature
+
+
+def with_standard_pictures(dataset: AnyDataset, traits: SourceTraits) -> AnyDataset:
+    """Make `image` an `Image(decode=False)` and `contours`, where present, a list of them.
+
+    Paths become absolute and are checked; remote paths of a stream are read into bytes.
+    """
+    picture = Image(decode=False)
+
+    def image_cell(value: Any, index: int) -> dict[str, Any]:
+        cell = picture_cell(value, traits, f"{traits.row(index)}, column image")
+        if cell is None:
+            raise ValueError(f"{traits.row(index)}: there is no picture. Remove the row or name its file.")
+        return cell
+
+    def contour_cells(value: Any, index: int) -> list[dict[str, Any]]:
+        if traits.is_text and isinstance(value, str):
+            value = [part.strip() for part in value.split(traits.separator)]
+        values = value if isinstance(value, list) else [value]
+        cells = (picture_cell(one, traits, f"{traits.row(index)}, column contours") for one in values)
+        return [cell for cell in cells if cell is not None]
+
+    dataset = _standard_column(dataset, "image", image_cell, picture, traits)
+    if "contours" in dataset.features:
+        dataset = _standard_column(dataset, "contours", contour_cells, List(picture), traits)
+    return dataset
+
+
+def _standard_column(
+    dataset: AnyDataset, column: str, function: Callable[[Any, int], Any], feature: Any, traits: SourceTraits
+) -> AnyDataset:
+    stored = dataset.features[column]
+    inner = stored.feature if isinstance(stored, List | LargeList) else stored
+    if not isinstance(inner, Image) and not _holds_pictures(inner):
+        raise ValueError(
+            f"{traits.name}: column {column!r} is {stored}; expected pictures (bytes, paths or an Image column). "
+            f"Its columns are {list(dataset.features)}; name the right one with ColumnNames({column}=...)."
+        )
+    from_files = isinstance(inner, Value) and "string" in inner.dtype
+    if stored == feature and isinstance(dataset, Dataset):
+        return dataset
+    return replace_column(dataset, column, function, feature, in_memory=from_files)
+
+
+def _holds_pictures(feature: Any) -> bool:
+    if isinstance(feature, Value):
+        return "string" in feature.dtype or "binary" in feature.dtype
+    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+
+
+def picture_cell(value: Any, traits: SourceTraits, where: str) -> dict[str, Any] | None:
+    """One picture as `{"bytes", "path"}`; `None` for an empty cell.
+
+    Raises:
+        FileNotFoundError: If the cell names a file that is not there.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        return {"bytes": value["bytes"], "path": value.get("path")}
+    path = value["path"] if isinstance(value, dict) else value
+    if path is None:
+        return None
+    if "://" in path:
+        return _fetched(path, where, allowed=isinstance(value, dict))
+    file = Path(path) if traits.folder is None else traits.folder / path
+    if not file.is_file():
+        raise FileNotFoundError(f"{where}: the file {file} is not there. Correct the row or put the file in place.")
+    return {"bytes": None, "path": str(file.absolute())}
+
+
+def _fetched(path: str, where: str, *, allowed: bool) -> dict[str, Any]:
+    """Read a member of an archive or a file of the Hub that a stream names by its address."""
+    if not allowed:
+        raise ValueError(
+            f"{where}: {path!r} is an address; expected a path relative to the table. Fetch the file first."
+        )
+    with fsspec.open(path, "rb") as file:
+        return {"bytes": file.read(), "path": path}
+
+
+def with_standard_labels(
+    dataset: AnyDataset, traits: SourceTraits, *, names: list[str] | None, values: Iterator[Any] | None = None
+) -> AnyDataset:
+    """Make `label` a `ClassLabel`, or a list of it for several labels a row.
+
+    Args:
+        dataset: with a column `label` of numbers, words, `ClassLabel` or lists of these.
+        traits: of the source.
+        names: class names that fix the numbers; `None` takes those of the source, or of its values.
+        values: an extra pass over the labels of a stream whose source has no names.
+
+    Raises:
+        ValueError: At a label that is missing, a float, negative, out of range or unknown; names the row.
+    """
+    stored = dataset.features["label"]
+    is_list = isinstance(stored, List | LargeList)
+    source = stored.feature if is_list else stored
+    source_names = tuple(source.names) if isinstance(source, ClassLabel) else None
+    multi_label = is_list or traits.multi_label
+    if names is None and source_names is not None:
+        names = list(source_names)
+    if names is None:
+        seen = dataset["label"] if isinstance(dataset, Dataset) else values
+        names = collect_label_names(_single_labels(seen, traits), text_numbers=traits.is_text)
+    mapping = LabelMapping(tuple(names), source_names, text_numbers=traits.is_text)
+
+    def encode(value: Any, index: int) -> int | list[int]:
+        if not multi_label:
+            return mapping(value, traits.row(index))
+        return [mapping(one, traits.row(index)) for one in _labels_of(value, traits, traits.row(index))]
+
+    feature = ClassLabel(names=names)
+    if isinstance(dataset, IterableDataset):
+        return replace_column(dataset, "label", encode, List(feature) if multi_label else feature)
+    numbers = [encode(value, index) for index, value in enumerate(dataset["label"])]
+    counts = collections.Counter(number for row in numbers for number in (row if isinstance(row, list) else [row]))
+    log_class_counts([counts[number] for number in range(len(names))], names, split=traits.split)
+    features = Features({"label": List(feature) if multi_label else feature})
+    return _with_column(dataset, Dataset.from_dict({"label": numbers}, features=features))
+
+
+def _labels_of(value: Any, traits: SourceTraits, where: str) -> list[Any]:
+    """Labels of a multi-label cell; an empty list is a row to which no class applies."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(traits.separator) if part.strip()]
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: the labels are {value!r}; expected a list (an empty one for no class).")
+    return value
+
+
+def _single_labels(values: Any, traits: SourceTraits) -> Iterator[tuple[Any, str]]:
+    for index, value in enumerate(values):
+        where = traits.row(index)
+        multiple = traits.multi_label or isinstance(value, list)
+        for one in _labels_of(value, traits, where) if multiple else [value]:
+            yield one, where
+
+
+def replace_column(
+    dataset: AnyDataset,
+    column: str,
+    function: Callable[[Any, int], Any],
+    feature: Any,
+    *,
+    in_memory: bool = True,
+) -> AnyDataset:
+    """Replace one column by `function(value, row number)`, leaving the others as they lie on disk."""
+
+    def apply(row: dict[str, Any], index: int) -> dict[str, Any]:
+        return {column: function(row[column], index)}
+
+    if isinstance(dataset, IterableDataset):
+        features = Features({**dataset.features, column: feature})
+        return dataset.map(apply, with_indices=True, features=features)
+    if in_memory:  # small cells; not cached, since files that it checks may vanish
+        cells = [function(value, index) for index, value in enumerate(dataset[column])]
+        return _with_column(dataset, Dataset.from_dict({column: cells}, features=Features({column: feature})))
+    changed = dataset.select_columns([column]).map(
+        apply, with_indices=True, features=Features({column: feature}), desc=f"Reading {column}"
+    )
+    return _with_column(dataset, changed)
+
+
+def _with_column(dataset: Dataset, column: Dataset) -> Dataset:
+    """Put a one-column data set in the place of the column of that name."""
+    (name,) = column.column_names
+    order = dataset.column_names
+    if len(order) == 1:
+        return column
+    joined = concatenate_datasets([dataset.remove_columns(name), column], axis=1, split=dataset.split)
+    return joined.select_columns(order)
