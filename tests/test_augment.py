@@ -250,8 +250,8 @@ def test_warped_outline_is_the_outline_of_the_warped_shape(scale, degrees, shear
     stretch = np.linalg.norm(warp.source_matrix[:2, :2], ord=2)
     source = np.argwhere(drawing[0])[:, ::-1] + 0.5
     drawn_off = np.linalg.norm(source[:, None] - points.T[None, ::4], axis=-1).min(axis=1)
-    # What the source is off itself, enlarged, and half a pixel's diagonal; on average far less.
-    allowed = drawn_off.max() * stretch + 0.75
+    # What the source is off itself, enlarged, and a pixel; on average far less.
+    allowed = drawn_off.max() * stretch + 1.0
     assert drawn_off.max() < 0.75
     assert between.min(axis=1).max() < allowed
     assert between.min(axis=0).max() < allowed + 0.25

@@ -124,14 +124,12 @@ class SampleBuilder:
         contours = row.get("contours")
         if self.stage == "contour" and not contours:
             raise ValueError(f"{name} has no contours; leave the row out, or draw at least one map (it may be empty).")
-        annotations = read_annotations(contours, name=name) if contours else None
-        valid = read_annotations([row["valid"]], name=name) if row.get("valid") else None
-        for masks, what in ((annotations, "contours"), (valid, "valid")):
-            if masks is not None and masks.shape[1:] != pixels.shape[:2]:
-                raise ValueError(
-                    f"{name}: {what} of {masks.shape[1]}x{masks.shape[2]} for a picture of "
-                    f"{pixels.shape[0]}x{pixels.shape[1]} (height x width); draw them at the picture's size."
-                )
+        size = pixels.shape[:2]
+        annotations = read_annotations(contours, name=name, image_size=size) if contours else None
+        valid = None
+        if row.get("valid"):  # written by `offline`
+            name = f"{name}, column valid"
+            valid = read_annotations([row["valid"]], name=name, image_size=size, max_edge_share=1.0)
         return _DecodedRow(pixels, _pack(annotations), _pack(valid), row.get("label"))
 
     def draw(self, decoded: _DecodedRow, index: int, *, epoch: int) -> DrawnSample:
