@@ -84,17 +84,17 @@ class ContourTrainingArguments:
     # Data
     data: str = _help(EMBEDDED, "'embedded' (drawn garments), a folder, a file or a Hub id")
     data_config: str | None = _help(None, "configuration of the data set, where it has several")
-    train_split: list[str] = field(
-        default_factory=lambda: ["train"], metadata={"help": "split or splits to train on"}
-    )
-    validation_split: str = _help("validation", "split to evaluate on while training")
+    train_split: str = _help("train", "split to train on; 'train+validation' joins two")
+    validation_split: str | None = _help("validation", "split to evaluate on while training; none: only at the end")
     test_split: str | None = _help(None, "split to evaluate on once, at the end")
     image_column: str = _help("image", "column of the pictures")
     contours_column: str = _help("contours", "column of the contour maps")
     label_column: str = _help("label", "column of the labels")
     label_names: list[str] | None = _help(None, "names of the labels in order, where the data set has none")
+    multi_label: bool = _help(False, "a csv cell holds several labels")
+    cache: bool = _help(False, "read the training set once and keep it decoded in memory")
     streaming: bool = _help(False, "read the training set as a stream; needs max_steps")
-    shuffle_buffer: int = _help(1000, "samples held for shuffling a stream")
+    shuffle_buffer: int = _help(1000, "rows held for shuffling a stream")
     max_train_samples: int = _help(0, "use only the first training samples")
     max_eval_samples: int = _help(0, "use only the first samples of the other splits")
     embedded_train_samples: int = _help(1000, "drawn garments to train on")
@@ -168,6 +168,8 @@ class ContourTrainingArguments:
                 raise ValueError(f"{name} is {size}; expected a height and a width, at least 1 each.")
         if self.streaming and not self.max_steps:
             raise ValueError("A stream has no known end: give max_steps with streaming.")
+        if self.schedule == "plateau" and self.validation_split is None:
+            raise ValueError("The plateau schedule needs evaluations: give a validation_split.")
 
     @property
     def folder(self) -> Path:
@@ -188,7 +190,9 @@ def _as_mapping(name: str, value: Any) -> Any:
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
-    """The value in its field's type: YAML writes 1 for 1.0 and a word for a list of one."""
+    """The value in its field's type: YAML writes 1 for 1.0, a word for a list of one, and flags `none` for nothing."""
+    if value == "none" and type(None) in get_args(hint):
+        return None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if isinstance(value, str) and name not in _MAPPINGS and list[str] in (hint, *get_args(hint)):

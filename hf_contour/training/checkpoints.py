@@ -25,6 +25,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+LOCK_FILE = ".lock"
 _STATE = "state.json"
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
@@ -171,7 +172,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         FolderInUseError: If another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with (folder / LOCK_FILE).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -49,8 +49,10 @@ class Task(Protocol):
     def train_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scalar mean loss of a micro-batch."""
 
-    def evaluate(self, model: nn.Module, accelerator: Accelerator, *, heed: Callable[[], None]) -> Figures:
-        """Figures on the validation split, `loss` among them; calls `heed` after each batch."""
+    def evaluate(
+        self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]
+    ) -> Figures:
+        """Figures on a split, `loss` and `num_samples` among them; calls `heed` after each batch."""
 
     def score(self, figures: Figures) -> float:
         """The figure by which the best weights are chosen; higher is better."""
@@ -65,6 +67,10 @@ class TrainingInterrupted(Exception):  # noqa: N818  # it is no error
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
         self.signal_number = signal_number
+
+
+class ResumeError(ValueError):
+    """A folder holds a training that cannot be gone on with."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -125,6 +131,7 @@ class TrainingLoop:
             self.bare_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bare_model.to(accelerator.device)
         self.ema = build_ema(self.bare_model, arguments)
+        self.uses_ema = self.ema is not None
         optimizer = build_optimizer(self.bare_model, arguments)
         self.schedule = LearningRateSchedule(optimizer, arguments, self.num_steps)
         if arguments.compile:
@@ -163,15 +170,24 @@ class TrainingLoop:
         except TrainingInterrupted:
             self._save()
             raise
-        if self.progress.evaluated_step < self.progress.step:
-            self._evaluate()
         self._save()
 
-    def use_best_weights(self) -> None:
-        """Ends the training: puts the weights to be published into the model."""
+    def evaluate(self, split: str) -> Figures:
+        """Figures of the trained model on a split.
+
+        Raises:
+            TrainingInterrupted: After a signal.
+        """
+        model = self.trained_model
+        model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            return self.task.evaluate(model, self.accelerator, split=split, heed=self._heed_signals)
+
+    def finish(self) -> None:
+        """Puts the weights to be published into the model: the best, the moving average, or the last."""
         weights = self.best_weights or self.trained_model.state_dict()
         self.bare_model.load_state_dict(weights)
-        self.bare_model.eval()
+        self.ema = None
 
     def _run_steps(self) -> None:
         loader = self.task.train_loader(
@@ -285,17 +301,15 @@ class TrainingLoop:
         if step == 0:
             return
         evaluate_every = self.arguments.evaluate_every or self.task.steps_per_epoch
-        if step % evaluate_every == 0 and self.progress.evaluated_step < step:
-            self._evaluate()
+        is_due = step % evaluate_every == 0 or self.is_done
+        if is_due and self.arguments.validation_split and self.progress.evaluated_step < step:
+            self._evaluate(self.arguments.validation_split)
         save_every = self.arguments.save_every or self.task.steps_per_epoch
         if step % save_every == 0 and step < self.num_steps:
             self._save()
 
-    def _evaluate(self) -> None:
-        model = self.trained_model
-        model.eval()
-        with torch.no_grad(), self.accelerator.autocast():
-            figures = self.task.evaluate(model, self.accelerator, heed=self._heed_signals)
+    def _evaluate(self, split: str) -> None:
+        figures = self.evaluate(split)
         self.task.set_train_mode()
         self.schedule.observe(figures["loss"])
         self.progress.evaluation, self.progress.evaluated_step = figures, self.progress.step
@@ -303,7 +317,8 @@ class TrainingLoop:
         if self.progress.best_score is None or score > self.progress.best_score:
             self.progress.best_score, self.progress.best_step = score, self.progress.step
             if self.arguments.select_best:
-                self.best_weights = {key: value.clone() for key, value in model.state_dict().items()}
+                weights = self.trained_model.state_dict()
+                self.best_weights = {key: value.clone() for key, value in weights.items()}
         shown = {f"validation_{key}": value for key, value in figures.items() if isinstance(value, int | float)}
         self._log({"step": self.progress.step, **shown})
 
@@ -340,7 +355,7 @@ class TrainingLoop:
             Whether there was one.
 
         Raises:
-            ValueError: If it was made with other settings, naming those that differ.
+            ResumeError: If it was made with other settings, naming those that differ.
             CheckpointError: If all are damaged.
         """
         checkpoint = load_newest(checkpoint_folder(self.arguments))
@@ -381,12 +396,12 @@ def drop_log_lines(path: Path, *, after_step: int) -> None:
 
 
 def refuse_other_identity(saved: dict[str, Any], wanted: dict[str, Any], *, folder: Path) -> None:
-    """Raises `ValueError` naming what differs between a checkpoint and this training."""
+    """Raises `ResumeError` naming what differs between a checkpoint and this training."""
     wanted = json.loads(json.dumps(wanted))
     differing = sorted(key for key in saved.keys() | wanted.keys() if saved.get(key) != wanted.get(key))
     if differing:
         details = "; ".join(f"{key}: {saved.get(key)!r} there, {wanted.get(key)!r} here" for key in differing)
-        raise ValueError(
+        raise ResumeError(
             f"{folder} holds a training with other settings ({details}). Give the same settings to go on with it, "
             "--overwrite to throw it away, or another --run_name."
         )

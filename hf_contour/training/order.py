@@ -1,10 +1,13 @@
 """The order of the samples: a function of the seed alone, whatever the workers, processes and interruptions."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
+
+from hf_contour.data.samples import ContourSamples, ContourStream
 
 Place = tuple[int, int]  # (epoch, index of the sample)
 
@@ -84,23 +87,54 @@ class SampleOrder(Sampler[list[Place]]):
         return (self.num_steps - self.start_step) * self.accumulation_steps
 
 
-class PlacedSamples(Dataset[Any]):
-    """A data set that is asked for (epoch, index), so that workers kept over epochs know the epoch of each sample.
+class PlacedSamples(Dataset[dict[str, Any]]):
+    """Samples asked for by (epoch, index), so that workers that run ahead into the next epoch draw for the right one.
 
     Args:
-        samples: a data set with `set_epoch(epoch)` and `__getitem__(index)`.
+        samples: the training set; its own `epoch` is not heeded.
     """
 
-    def __init__(self, samples: Any) -> None:
+    def __init__(self, samples: ContourSamples) -> None:
         self.samples = samples
-        self._epoch: int | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: Place) -> Any:
+    def __getitem__(self, place: Place) -> dict[str, Any]:
         epoch, index = place
-        if epoch != self._epoch:
-            self.samples.set_epoch(epoch)
-            self._epoch = epoch
-        return self.samples[index]
+        return self.samples.builder.build(self.samples.decoded(index), index, epoch=epoch)
+
+
+class StreamOrder(IterableDataset[dict[str, Any]]):
+    """Samples of a stream in its own order, pass after pass, for one process and from any step on.
+
+    What came before `start_step` is read and left out. As in `SampleOrder`, micro-batch `m` of process `r` is batch
+    number `m * num_processes + r` of a step.
+
+    Args:
+        stream: the training set.
+        batch_size: samples in a micro-batch.
+        num_processes: processes that train together.
+        process_index: the number of this one.
+        start_batch: micro-batches, over all processes, that have been trained on.
+    """
+
+    def __init__(
+        self, stream: ContourStream, batch_size: int, *, num_processes: int, process_index: int, start_batch: int
+    ) -> None:
+        self.stream, self.batch_size = stream, batch_size
+        self.num_processes, self.process_index = num_processes, process_index
+        self.start_batch = start_batch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        position = 0
+        for epoch in itertools.count():
+            self.stream.set_epoch(epoch)
+            started = position
+            for sample in self.stream:
+                batch_number = position // self.batch_size
+                position += 1
+                if batch_number >= self.start_batch and batch_number % self.num_processes == self.process_index:
+                    yield sample
+            if position == started:
+                raise ValueError("The training stream has no samples.")

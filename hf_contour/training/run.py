@@ -1,0 +1,297 @@
+"""A run: the stages one after the other, what they leave behind, and how they end."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+
+from hf_contour.results import library_versions, source_commit
+from hf_contour.training.arguments import ContourTrainingArguments, parse_arguments
+from hf_contour.training.checkpoints import (
+    LOCK_FILE,
+    CheckpointError,
+    FolderInUseError,
+    list_checkpoints,
+    locked_folder,
+)
+from hf_contour.training.interrupts import StopRequest, exit_code, stop_requests
+from hf_contour.training.loop import (
+    NonFiniteLossError,
+    ResumeError,
+    TrainingInterrupted,
+    TrainingLoop,
+    checkpoint_folder,
+    refuse_other_identity,
+)
+from hf_contour.training.records import (
+    count_weights,
+    device_name,
+    refuse_changed_extractor,
+    results_table,
+    rows_sha256,
+    state_dict_sha256,
+    write_json,
+)
+from hf_contour.training.stages import TASKS, ContourTask, GenderTask
+
+# Settings that change where and how fast a training runs, not what comes out; a resumed run may change them.
+_NEUTRAL = frozenset(
+    {
+        "run_name",
+        "output_dir",
+        "resume",
+        "overwrite",
+        "data",
+        "extractor",
+        "cache",
+        "num_workers",
+        "torch_threads",
+        "log_every",
+        "save_every",
+        "keep_checkpoints",
+        "tracker",
+        "progress",
+        "num_pictures",
+    }
+)
+_EXIT_CODES: dict[type[Exception], int] = {
+    ResumeError: 2,
+    NonFiniteLossError: 3,
+    CheckpointError: 4,
+    FolderInUseError: 5,
+}
+
+
+def main(argv: Sequence[str], *, default_recipe: Path | None = None, description: str = "") -> int:
+    """Trains what the command line asks for and prints a table of results.
+
+    Returns:
+        0; 128 + the signal after a signal (130 for Ctrl-C, 143 for SIGTERM); 2 for settings that are impossible or
+        differ from those of the run to be resumed, 3 for a loss that is not finite, 4 for checkpoints that cannot be
+        written or read, 5 for a folder that is in use. `accelerate launch` turns all but 0 into 1, so `status.json`
+        in the stage's folder says it too.
+    """
+    try:
+        stages = parse_arguments(argv, default_recipe=default_recipe, description=description)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        results = [run_stage(arguments) for arguments in stages]
+    except TrainingInterrupted as interruption:
+        print(f"{interruption}; the same command goes on from there.", file=sys.stderr)
+        return exit_code(interruption.signal_number)
+    except tuple(_EXIT_CODES) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _EXIT_CODES[type(error)]
+    if PartialState().is_main_process:
+        print(results_table(results))
+        for result in results:
+            print(f"{result['stage']}: {result['training']['seconds']:.0f} s, {result['model']['folder']}")
+    return 0
+
+
+def run_stage(arguments: ContourTrainingArguments) -> dict[str, Any]:
+    """Trains one stage, or goes on with it, and writes its folder.
+
+    The folder `output_dir/run_name/stage` holds `model/` (for `from_pretrained` and `pipeline`), `results.json`,
+    `log.jsonl`, `status.json`, `checkpoints/` and, for the contour stage, `pictures/`.
+
+    Returns:
+        What `results.json` holds; read from there if the stage was finished before with the same settings.
+
+    Raises:
+        TrainingInterrupted: After a signal, once a checkpoint is written.
+        ResumeError: If the folder holds a training with other settings.
+        FolderInUseError: If another process writes to the folder.
+    """
+    accelerator = build_accelerator(arguments)
+    folder = arguments.folder
+    with locked_folder(folder) if accelerator.is_main_process else nullcontext(), stop_requests() as request:
+        if arguments.overwrite and accelerator.is_main_process:
+            clear_folder(folder)
+        accelerator.wait_for_everyone()
+        status = {"stage": arguments.stage, "process": os.getpid()}
+        try:
+            _write_status(accelerator, folder, {**status, "status": "running"})
+            results = _train(arguments, accelerator, request)
+        except BaseException as error:
+            _write_status(accelerator, folder, {**status, **_describe_end(error)})
+            raise
+        _write_status(accelerator, folder, {**status, "status": "finished", "exit_code": 0})
+    accelerator.end_training()
+    return results
+
+
+def build_accelerator(arguments: ContourTrainingArguments) -> Accelerator:
+    """The accelerator of one stage: devices, precision, accumulation, trackers, threads and seeds.
+
+    Raises:
+        ValueError: If the tracker is not installed.
+    """
+    if arguments.tracker == "tensorboard" and find_spec("tensorboard") is None:
+        raise ValueError('--tracker tensorboard needs TensorBoard: pip install "hf_contour[tracking]".')
+    AcceleratorState._reset_state()  # the stages of a run may differ in precision
+    accelerator = Accelerator(
+        cpu=arguments.cpu,
+        mixed_precision=arguments.mixed_precision,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        log_with=None if arguments.tracker == "none" else arguments.tracker,
+        project_dir=arguments.folder,
+    )
+    if accelerator.device.type == "cpu":
+        # `accelerate launch` sets OMP_NUM_THREADS to 1, so torch does not find the cores by itself.
+        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(arguments.torch_threads or max(1, cores))
+    set_seed(arguments.seed)
+    return accelerator
+
+
+def clear_folder(folder: Path) -> None:
+    """Takes away all that an earlier run left, but for the lock that is being held."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK_FILE:
+            entry.unlink()
+
+
+def _train(arguments: ContourTrainingArguments, accelerator: Accelerator, request: StopRequest) -> dict[str, Any]:
+    task = TASKS[arguments.stage](arguments, accelerator)
+    extractor_sha256 = state_dict_sha256(task.model.extractor.state_dict()) if arguments.stage == "gender" else None
+    identity = build_identity(arguments, accelerator, task, extractor_sha256=extractor_sha256)
+    finished = read_finished(arguments, identity)
+    if finished is not None:
+        return finished
+    set_seed(arguments.seed, device_specific=True)  # dropout differs among processes, initial weights do not
+    loop = TrainingLoop(task, arguments, accelerator, identity=identity)
+    if loop.resume() and accelerator.is_main_process:
+        print(f"{arguments.stage}: going on from step {loop.progress.step} of {loop.num_steps}", file=sys.stderr)
+    accelerator.init_trackers("tensorboard", config=tracked_settings(arguments))
+    loop.run(request)
+    loop.finish()
+    splits = [split for split in (arguments.validation_split, arguments.test_split) if split]
+    results = {
+        "stage": arguments.stage,
+        "identity": identity,
+        "arguments": asdict(arguments),
+        "evaluation": {split: loop.evaluate(split) for split in splits},
+        "training": describe_training(loop, accelerator),
+        "model": {"folder": str(arguments.folder / "model"), **count_weights(task.model)},
+        "data": {"num_train_samples": identity["num_train_samples"], **task.describe()},
+        "seed": arguments.seed,
+        "versions": library_versions(),
+        "commit": source_commit(),
+    }
+    if extractor_sha256 is not None:
+        after = state_dict_sha256(task.model.extractor.state_dict())
+        refuse_changed_extractor(extractor_sha256, after)
+        results["extractor"] = {"sha256_before": extractor_sha256, "sha256_after": after}
+    if accelerator.is_main_process:
+        save_model(task, arguments.folder / "model")
+        task.draw(task.model, arguments.folder)
+        write_json(arguments.folder / "results.json", results)
+    accelerator.wait_for_everyone()
+    return results
+
+
+def build_identity(
+    arguments: ContourTrainingArguments,
+    accelerator: Accelerator,
+    task: ContourTask | GenderTask,
+    *,
+    extractor_sha256: str | None,
+) -> dict[str, Any]:
+    """All that decides what comes out of a training; a checkpoint is only gone on from if it agrees."""
+    settings = {key: value for key, value in asdict(arguments).items() if key not in _NEUTRAL}
+    return {
+        **settings,
+        "data_sha256": rows_sha256(task.data.rows),
+        "num_train_samples": None if arguments.streaming else len(task.data.train),  # type: ignore[arg-type]
+        "extractor_sha256": extractor_sha256,
+        "num_processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+    }
+
+
+def read_finished(arguments: ContourTrainingArguments, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The results of this very training, if it was finished before.
+
+    Raises:
+        ResumeError: If the folder holds another training, or this one and `resume` is off.
+    """
+    path = arguments.folder / "results.json"
+    if not arguments.resume and (path.exists() or list_checkpoints(checkpoint_folder(arguments))):
+        raise ResumeError(
+            f"{arguments.folder} holds an earlier training, and resume is off; give --overwrite to throw it away, "
+            "or another --run_name."
+        )
+    if not path.exists():
+        return None
+    results = json.loads(path.read_text(encoding="utf-8"))
+    refuse_other_identity(results["identity"], identity, folder=arguments.folder)
+    print(f"{arguments.stage}: finished before; --overwrite trains it anew", file=sys.stderr)
+    return results
+
+
+def save_model(task: ContourTask | GenderTask, folder: Path) -> None:
+    """Writes the folder that `from_pretrained` and `pipeline` load, code included; whole or not at all."""
+    unfinished = folder.with_name(".unfinished-model")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    task.model.save_pretrained(unfinished)
+    task.processor.save_pretrained(unfinished)
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
+
+
+def describe_training(loop: TrainingLoop, accelerator: Accelerator) -> dict[str, Any]:
+    """Facts about the training for the results file."""
+    progress = loop.progress
+    num_samples = progress.step * loop.step_size
+    return {
+        "steps": progress.step,
+        "epochs": round(progress.step / loop.task.steps_per_epoch, 4),
+        "num_samples_seen": num_samples,
+        "seconds": round(progress.seconds, 2),
+        "images_per_second": round(num_samples / progress.seconds, 2),
+        "last_loss": progress.last_loss,
+        "convergence_rule": loop.convergence.rule,
+        "converged_step": loop.convergence.converged_step,
+        "published_weights": "best" if loop.best_weights else "moving average" if loop.uses_ema else "last",
+        "best_step": progress.best_step,
+        "device": device_name(accelerator.device),
+        "num_processes": accelerator.num_processes,
+    }
+
+
+def tracked_settings(arguments: ContourTrainingArguments) -> dict[str, Any]:
+    """The settings as TensorBoard takes them: numbers, booleans and words."""
+    return {key: value for key, value in asdict(arguments).items() if isinstance(value, int | float | str)}
+
+
+def _describe_end(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, TrainingInterrupted):
+        code = exit_code(error.signal_number)
+        return {"status": "interrupted", "exit_code": code, "signal": error.signal_number, "reason": str(error)}
+    if isinstance(error, KeyboardInterrupt):
+        return {"status": "interrupted", "exit_code": 130, "signal": 2, "reason": "stopped at once by a second Ctrl-C"}
+    code = _EXIT_CODES.get(type(error), 1)  # type: ignore[arg-type]  # others than those listed give 1
+    return {"status": "failed", "exit_code": code, "reason": f"{type(error).__name__}: {error}"}
+
+
+def _write_status(accelerator: Accelerator, folder: Path, status: dict[str, Any]) -> None:
+    if accelerator.is_main_process:
+        write_json(folder / "status.json", status)

@@ -1,0 +1,370 @@
+"""What differs between the two stages: data, model, loss, evaluation and pictures."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hf_contour.configuration_contour_extractor import ContourExtractorConfig
+from hf_contour.data.augment import Augmentation, AugmentationRecipe
+from hf_contour.data.colour import ColourTransform
+from hf_contour.data.labels import label_names
+from hf_contour.data.samples import ContourSamples, ContourStream, collate_contour, collate_gender
+from hf_contour.data.silhouettes import embedded_dataset
+from hf_contour.data.sources import ColumnNames, load_source
+from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.loss_contour import classification_loss
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
+from hf_contour.training.arguments import EMBEDDED, ContourTrainingArguments
+from hf_contour.training.evaluation import evaluate_classes, evaluate_contours
+from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
+from hf_contour.training.pictures import draw_contours
+
+Rows = Dataset | IterableDataset
+# Images shown per evaluation batch of stage 1: at full size, pictures differ.
+_ONE = 1
+
+
+class StageData:
+    """The splits of one stage: rows, samples and loaders.
+
+    Args:
+        arguments: settings.
+        processor: makes `pixel_values`.
+        rows: rows of the training split.
+    """
+
+    def __init__(self, arguments: ContourTrainingArguments, processor: ContourImageProcessor, rows: Rows) -> None:
+        self.arguments, self.processor, self.rows = arguments, processor, rows
+        self.collate = collate_contour if arguments.stage == "contour" else collate_gender
+        options: dict[str, Any] = {
+            "stage": arguments.stage,
+            "augmentation": Augmentation(AugmentationRecipe.from_dict(arguments.augmentation))
+            if arguments.augmentation
+            else None,
+            "colour": ColourTransform.from_dict(arguments.colour) if arguments.colour else None,
+            "seed": arguments.seed,
+        }
+        self.train: ContourSamples | ContourStream
+        if isinstance(rows, IterableDataset):
+            self.train = ContourStream(rows, processor, **options)
+        else:
+            self.train = ContourSamples(rows, processor, cache=arguments.cache, **options)
+        self._evaluated: dict[str, ContourSamples] = {}
+
+    def evaluated(self, split: str) -> ContourSamples:
+        """The samples of a split as they are, without augmentation."""
+        if split not in self._evaluated:
+            names = label_names(self.rows) if "label" in (self.rows.features or {}) else None
+            rows = load_rows(self.arguments, split, label_names=names)
+            self._evaluated[split] = ContourSamples(rows, self.processor, stage=self.arguments.stage)
+        return self._evaluated[split]
+
+    def steps_per_epoch(self, num_processes: int) -> int:
+        """Steps in a pass over the training split; all of them for a stream, whose length is not known."""
+        if isinstance(self.train, ContourStream):
+            return self.arguments.max_steps
+        return self._order(num_processes, 0, num_steps=0).steps_per_epoch
+
+    def train_loader(self, accelerator: Accelerator, *, start_step: int, num_steps: int) -> DataLoader:
+        """Micro-batches of this process from a step on."""
+        arguments = self.arguments
+        options: dict[str, Any] = {
+            "collate_fn": self.collate,
+            "num_workers": arguments.num_workers,
+            "pin_memory": accelerator.device.type == "cuda",
+            "generator": torch.Generator(),  # else the loader would draw from the generator of dropout
+        }
+        if isinstance(self.train, ContourStream):
+            per_step = arguments.gradient_accumulation_steps * accelerator.num_processes
+            stream = StreamOrder(
+                self.train,
+                arguments.batch_size,
+                num_processes=accelerator.num_processes,
+                process_index=accelerator.process_index,
+                start_batch=start_step * per_step,
+            )
+            # One worker at most: several would deal the samples out in another order.
+            options["num_workers"] = min(1, arguments.num_workers)
+            return DataLoader(stream, batch_size=arguments.batch_size, **options)
+        order = self._order(accelerator.num_processes, accelerator.process_index, num_steps=num_steps)
+        order.start_step = start_step
+        return DataLoader(PlacedSamples(self.train), batch_sampler=order, **options)
+
+    def evaluation_loader(self, accelerator: Accelerator, split: str) -> DataLoader:
+        """Batches of a split, dealt out to the processes."""
+        loader = DataLoader(
+            self.evaluated(split),
+            batch_size=_ONE if self.arguments.stage == "contour" else self.arguments.eval_batch_size,
+            collate_fn=self.collate,
+            num_workers=self.arguments.num_workers,
+            generator=torch.Generator(),
+        )
+        return accelerator.prepare_data_loader(loader)
+
+    def sample_name(self, index: int) -> str:
+        """Row number, and file name where the source knows it."""
+        if isinstance(self.rows, IterableDataset):
+            return f"position {index} of the stream"
+        image = self.rows[index]["image"]
+        path = image.get("path") if isinstance(image, dict) else None
+        return f"row {index}" + (f", {path}" if path else "")
+
+    def _order(self, num_processes: int, process_index: int, *, num_steps: int) -> SampleOrder:
+        assert isinstance(self.train, ContourSamples)
+        return SampleOrder(
+            len(self.train),
+            self.arguments.batch_size,
+            num_steps,
+            seed=self.arguments.seed,
+            accumulation_steps=self.arguments.gradient_accumulation_steps,
+            num_processes=num_processes,
+            process_index=process_index,
+        )
+
+
+class ContourTask:
+    """Stage 1: the extractor learns to draw contours through its single-channel layer.
+
+    Source: CN113298092B, claims 1 and 2, steps S101 and S102.
+    """
+
+    def __init__(self, arguments: ContourTrainingArguments, accelerator: Accelerator) -> None:
+        self.arguments = arguments
+        rows = load_train_rows(arguments, accelerator)
+        self.model = build_extractor(arguments)
+        self.config = self.model.config
+        self.processor = build_processor(arguments, self.config)
+        self.data = StageData(arguments, self.processor, rows)
+        self.steps_per_epoch = self.data.steps_per_epoch(accelerator.num_processes)
+        self.train_loader = self.data.train_loader
+        self.sample_name = self.data.sample_name
+
+    def set_train_mode(self) -> None:
+        """Puts the whole model in training mode."""
+        self.model.train()
+
+    def train_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Cross entropy against the drawn contours; its kind stands in the config."""
+        return model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
+
+    def evaluate(
+        self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Loss and pixel scores at full picture size."""
+        loader = self.data.evaluation_loader(accelerator, split)
+        return evaluate_contours(
+            model, loader, accelerator, heed=heed, consensus_threshold=self.config.consensus_threshold
+        )
+
+    def score(self, figures: dict[str, Any]) -> float:
+        """The lower the loss, the better."""
+        return -figures["loss"]
+
+    def draw(self, model: nn.Module, folder: Path) -> None:
+        """Draws contours beside their drawings, of the first pictures of a split that was not trained on, if any."""
+        split = self.arguments.validation_split or self.arguments.test_split or self.arguments.train_split
+        samples = self.data.evaluated(split)
+        chosen = [samples[index] for index in range(min(self.arguments.num_pictures, len(samples)))]
+        if chosen:
+            path = folder / "pictures" / "contours.png"
+            mean, std = self.config.image_mean, self.config.image_std
+            draw_contours(model, chosen, path, image_mean=mean, image_std=std)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the data for the results file."""
+        return {}
+
+
+class GenderTask:
+    """Stage 2: backbones, fusion and head learn labels beside the frozen extractor.
+
+    Source: CN113298092B, claims 3 to 5, steps S203 to S206.
+    """
+
+    def __init__(self, arguments: ContourTrainingArguments, accelerator: Accelerator) -> None:
+        self.arguments = arguments
+        rows = load_train_rows(arguments, accelerator)
+        self.label_names = label_names(rows)
+        is_multi_label = not hasattr(rows.features["label"], "names")
+        self.model = build_classifier(arguments, self.label_names, is_multi_label=is_multi_label)
+        self.config = self.model.config
+        self.frozen_parts = freeze_parts(self.model, arguments.train_parts)
+        self.processor = build_processor(arguments, self.config)
+        self.data = StageData(arguments, self.processor, rows)
+        self.class_weights = class_weights(rows, len(self.label_names)) if arguments.class_balance else None
+        self.steps_per_epoch = self.data.steps_per_epoch(accelerator.num_processes)
+        self.train_loader = self.data.train_loader
+        self.sample_name = self.data.sample_name
+
+    def set_train_mode(self) -> None:
+        """Puts the model in training mode; parts that are not trained keep their statistics too."""
+        self.model.train()
+        for part in self.frozen_parts:
+            part.eval()
+
+    def train_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Cross entropy against the labels, smoothed and weighed as the arguments say."""
+        return classification_loss(
+            model(pixel_values=batch["pixel_values"]).logits,
+            batch["labels"],
+            problem_type=self.config.problem_type,
+            class_weights=self.class_weights,
+            label_smoothing=self.arguments.label_smoothing,
+        )
+
+    def evaluate(
+        self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Loss and class scores."""
+        loader = self.data.evaluation_loader(accelerator, split)
+        return evaluate_classes(
+            model,
+            loader,
+            accelerator,
+            heed=heed,
+            class_names=self.label_names,
+            problem_type=self.config.problem_type,
+        )
+
+    def score(self, figures: dict[str, Any]) -> float:
+        """The higher the accuracy, the better."""
+        return figures["accuracy"]
+
+    def draw(self, model: nn.Module, folder: Path) -> None:
+        """Nothing: a label is no picture."""
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the data for the results file."""
+        weights = None if self.class_weights is None else self.class_weights.tolist()
+        return {"label_names": self.label_names, "class_weights": weights}
+
+
+def load_rows(
+    arguments: ContourTrainingArguments,
+    split: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    streaming: bool = False,
+) -> Rows:
+    """Rows of a split with the standard columns, no more of them than the arguments allow."""
+    is_train = split == arguments.train_split
+    is_contour = arguments.stage == "contour"
+    if arguments.data == EMBEDDED:
+        count = arguments.embedded_train_samples if is_train else arguments.embedded_eval_samples
+        height, width = arguments.embedded_size
+        rows = embedded_dataset(split, num_samples=count, seed=arguments.seed, size=(height, width))
+        return rows if is_contour else rows.remove_columns("contours")
+    rows = load_source(
+        arguments.data,
+        split=split,
+        columns=ColumnNames(
+            arguments.image_column,
+            arguments.contours_column if is_contour else None,
+            None if is_contour else arguments.label_column,
+        ),
+        streaming=streaming,
+        label_names=label_names or arguments.label_names,
+        config_name=arguments.data_config,
+        multi_label=arguments.multi_label,
+    )
+    unused = "label" if is_contour else "contours"
+    if unused in rows.column_names:  # else contours would be decoded for a stage that does not look at them
+        rows = rows.remove_columns(unused)
+    limit = arguments.max_train_samples if is_train else arguments.max_eval_samples
+    if limit and isinstance(rows, IterableDataset):
+        return rows.take(limit)
+    return rows.select(range(min(limit, len(rows)))) if limit else rows
+
+
+def load_train_rows(arguments: ContourTrainingArguments, accelerator: Accelerator) -> Rows:
+    """Rows of the training split, read by one process first, so that the others find its cache."""
+    with accelerator.main_process_first():
+        rows = load_rows(arguments, arguments.train_split, streaming=arguments.streaming)
+    if isinstance(rows, IterableDataset):
+        return rows.shuffle(seed=arguments.seed, buffer_size=arguments.shuffle_buffer)
+    return rows
+
+
+def build_extractor(arguments: ContourTrainingArguments) -> ContourExtractorForPreTraining:
+    """The extractor with its single-channel layer, from the `model` fields."""
+    model = ContourExtractorForPreTraining(ContourExtractorConfig(**(arguments.model or {})))
+    if arguments.backbone_weights:
+        if len(arguments.backbone_weights) != 1:
+            raise ValueError(f"backbone_weights names {len(arguments.backbone_weights)} files; expected one.")
+        model.contour_extractor.load_backbone_weights(arguments.backbone_weights[0])
+    return model
+
+
+def build_classifier(
+    arguments: ContourTrainingArguments, names: list[str], *, is_multi_label: bool
+) -> ContourGenderForImageClassification:
+    """The classifier beside the extractor of `arguments.extractor`, or of this run's contour stage.
+
+    Raises:
+        ValueError: If there is no extractor.
+    """
+    extractor = Path(arguments.extractor or arguments.folder.parent / "contour" / "model")
+    if not (extractor / "config.json").exists():
+        raise ValueError(
+            f"{extractor} holds no contour extractor; train one with --stage contour, or give --extractor FOLDER."
+        )
+    problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
+    fields = {"id2label": dict(enumerate(names)), "problem_type": problem_type, **(arguments.model or {})}
+    backbones = arguments.backbone or fields.pop("backbone", ContourGenderForImageClassification.config_class.backbone)
+    fields.pop("backbone", None)
+    backbone = backbones[0] if isinstance(backbones, list) and len(backbones) == 1 else backbones
+    return ContourGenderForImageClassification.from_extractor_and_backbone(
+        extractor, backbone, backbone_weights=arguments.backbone_weights, **fields
+    )
+
+
+def freeze_parts(model: ContourGenderForImageClassification, train_parts: str) -> list[nn.Module]:
+    """Takes the gradient from what `train_parts` leaves out, and returns those parts.
+
+    The fusion belongs to neither network and always learns. Source: CN113298092B, claim 4.
+    """
+    frozen: dict[str, list[nn.Module]] = {"both": [], "head": [model.image_backbones], "backbone": [model.classifier]}
+    for part in frozen[train_parts]:
+        part.requires_grad_(False)
+    return frozen[train_parts]
+
+
+def class_weights(rows: Rows, num_labels: int) -> Tensor:
+    """`(num_labels,)` weights by which every class counts alike in the training split; their mean over rows is 1.
+
+    For several labels a row: negatives to a positive, of each label.
+
+    Raises:
+        ValueError: For a stream, whose counts are not known, and for a label without rows.
+    """
+    if isinstance(rows, IterableDataset):
+        raise ValueError("class_balance counts the labels of the training split; it cannot be used with streaming.")
+    labels = rows["label"]
+    is_multi_label = not hasattr(rows.features["label"], "names")
+    counted = Counter(one for row in labels for one in (row if is_multi_label else [row]))
+    counts = torch.tensor([counted[number] for number in range(num_labels)], dtype=torch.float32)
+    if not counts.all():
+        raise ValueError(f"The training split has no row of label number {int(counts.argmin())}; class_balance needs one.")
+    return (len(labels) - counts) / counts if is_multi_label else len(labels) / (num_labels * counts)
+
+
+def build_processor(arguments: ContourTrainingArguments, config: Any) -> ContourImageProcessor:
+    """The image processor that the model is saved with: its normalisation, and `image_size` where given."""
+    normalisation = {"image_mean": config.image_mean, "image_std": config.image_std}
+    if arguments.image_size is None:
+        return ContourImageProcessor(do_resize=False, do_pad=False, **normalisation)
+    height, width = arguments.image_size
+    return ContourImageProcessor(
+        do_resize=True, do_pad=True, size={"height": height, "width": width}, **normalisation
+    )
+
+
+TASKS: dict[str, type[ContourTask] | type[GenderTask]] = {"contour": ContourTask, "gender": GenderTask}

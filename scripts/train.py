@@ -1,0 +1,19 @@
+"""Train the contour extractor, the classifier, or both.
+
+    accelerate launch scripts/train.py
+    accelerate launch scripts/train.py --recipe scripts/recipes/gender_myntra.yaml --data FOLDER --seed 1
+
+Without arguments: drawn garments, both stages, about 3 minutes on 2 CPU cores; `runs/garments/gender/model` is a folder
+that `pipeline("image-classification")` loads. Every setting of a recipe is a flag (`--help` lists them), and the same
+command goes on with a run that was interrupted.
+"""
+
+import sys
+from pathlib import Path
+
+from hf_contour.training.run import main
+
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "garments.yaml"
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], default_recipe=DEFAULT_RECIPE, description=__doc__.splitlines()[0]))
