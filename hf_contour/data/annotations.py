@@ -50,8 +50,8 @@ def read_annotations(
         share = edge_map.mean()
         if share > max_edge_share:
             raise ValueError(
-                f"{name}, contour map {index} has {share:.0%} of its pixels set, more than {max_edge_share:.0%}; it is "
-                "probably drawn black on white. Invert it, or raise max_edge_share."
+                f"{name}, contour map {index} has {share:.0%} of its pixels set, more than {max_edge_share:.0%}; "
+                "it is probably drawn black on white. Invert it, or raise max_edge_share."
             )
     return np.stack(maps)
 

@@ -111,7 +111,7 @@ def _numbers_from_text(first_row: dict[Any, str]) -> dict[Any, str]:
     if all(_INTEGER.fullmatch(text) for text in first_row):
         return {int(text): where for text, where in first_row.items()}
     if all(_NUMBER.fullmatch(text) for text in first_row):
-        text, where = next((pair for pair in first_row.items() if not _INTEGER.fullmatch(pair[0])))
+        text, where = next(pair for pair in first_row.items() if not _INTEGER.fullmatch(pair[0]))
         raise ValueError(f"{where}: the label is the float {text}; expected a class name or a number from 0.")
     return first_row
 

@@ -20,6 +20,7 @@ from datasets import (
     get_dataset_split_names,
     load_dataset,
 )
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from hf_contour.data.bsds import BSDS_FEATURES, find_bsds_root, read_bsds_rows
 from hf_contour.data.labels import label_names
@@ -63,8 +64,9 @@ def load_source(
     """Load one split with the columns `image`, `contours` and `label`.
 
     Args:
-        source: a Hub id; a Parquet file, glob pattern or folder; a csv file; a BSDS folder; a folder whose README
-            lists `configs:`; or a folder of pictures (class sub-folders or `metadata.csv`). See `detect_kind`.
+        source: a Hub id; a Parquet file, glob pattern or folder; a csv file, or folder of them; a BSDS folder; a
+            folder whose README lists `configs:`; or a folder of pictures (class sub-folders or `metadata.csv`). See
+            `detect_kind`.
         split: `train`, `validation` (also `val`) or `test`, as the source has them; `train+validation` joins two.
         columns: names of the columns in the source.
         streaming: give an `IterableDataset`, which is read while it is used and not copied to the cache.
@@ -89,7 +91,8 @@ def load_source(
     chosen = [_matching_split(part.strip(), splits, source) for part in split.split("+")]
     traits = SourceTraits(str(source), split, _picture_folder(source, kind), kind == "csv", separator, multi_label)
     read = partial(_read, source, kind, columns=columns, config_name=config_name, cache_dir=cache_dir)
-    parts = [without_decoding(read(split=part, streaming=streaming)) for part in chosen]
+    table = _csv_table(Path(source).expanduser(), kind)
+    parts = [_rows_of_split(without_decoding(read(split=part, streaming=streaming)), table, part) for part in chosen]
     dataset = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     dataset = with_standard_pictures(rename_columns(dataset, columns, traits), traits)
     if columns.label is None or "label" not in dataset.features:
@@ -112,7 +115,8 @@ def detect_kind(source: str | Path) -> str:
     3. a folder with `images` and `groundTruth` (also inside `data` or `BSDS500/data`) is `bsds`
     4. a folder whose README.md has `configs:` is `configured_folder`
     5. a folder with Parquet files of splits (`train*.parquet`, `train/*.parquet`, `data/train*.parquet`) is `parquet`
-    6. any other folder is `imagefolder`
+    6. a folder with csv files of splits (`train*.csv`) is `csv`
+    7. any other folder is `imagefolder`
 
     A source that exists here is never looked up on the Hub.
 
@@ -146,7 +150,9 @@ def _kind_of_folder(path: Path) -> str:
     readme = path / "README.md"
     if readme.is_file() and re.match(r"---\n(.*\n)*?configs:", readme.read_text(encoding="utf-8")):
         return "configured_folder"
-    return "parquet" if _parquet_files(path) else "imagefolder"
+    if _parquet_files(path):
+        return "parquet"
+    return "csv" if _csv_files(path) else "imagefolder"
 
 
 def source_splits(source: str | Path, *, kind: str | None = None, config_name: str | None = None) -> list[str]:
@@ -163,12 +169,14 @@ def source_splits(source: str | Path, *, kind: str | None = None, config_name: s
     if config_name is not None:
         raise ValueError(f"config_name is {config_name!r}, but {source} ({kind}) has no configurations; leave it out.")
     if kind == "csv":
-        return sorted(_csv_splits(Path(source).expanduser()))
+        return list(_csv_files(Path(source).expanduser()))
     if kind == "parquet":
         return list(_parquet_files(source))
     if kind == "bsds":
         return list(_bsds_folders(Path(source).expanduser()))
-    return list(_imagefolder_files(Path(source).expanduser()))
+    path = Path(source).expanduser()
+    table = _csv_table(path, kind)
+    return list(_imagefolder_files(path) if table is None else _csv_files(table))
 
 
 def _matching_split(split: str, splits: list[str], source: str | Path) -> str:
@@ -197,9 +205,10 @@ def _read(
     if kind in ("hub", "configured_folder"):
         return load(_address(source, kind), config_name, split=split)
     if kind == "parquet":
-        return load("parquet", data_files=_parquet_files(source), split=split)
+        # Only the files of this split: with all of them, `datasets` casts every split to the types of the first.
+        return load("parquet", data_files={split: _parquet_files(source)[split]}, split=split)
     if kind == "csv":
-        return _read_csv(path, split=split, columns=columns, load=load)
+        return _read_csv(_csv_files(path)[split], columns=columns, load=load)
     if kind == "bsds":
         return _read_bsds(path, split=split, streaming=streaming)
     return _read_imagefolder(path, split=split, load=load)
@@ -235,27 +244,52 @@ def _parquet_files(source: str | Path) -> dict[str, list[str]]:
     }
 
 
-def _csv_splits(path: Path) -> set[str]:
-    """Splits of a csv: the values of its column `split`, or the one that its file name begins with."""
+def _csv_files(path: Path) -> dict[str, Path]:
+    """File of each split: by the column `split` if there is one, else by the beginning of the file name."""
+    if path.is_dir():
+        return {split: file for file in sorted(path.glob("*.csv")) if (split := _split_of_name(file.name))}
+    if not _has_split_column(path):
+        return {_split_of_name(path.name) or "train": path}
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if "split" not in (reader.fieldnames or []):
-            return {_split_of_name(path.name) or "train"}
-        return {row["split"] for row in reader if row["split"]}
+        return dict.fromkeys((row["split"].strip() for row in csv.DictReader(file) if row["split"]), path)
 
 
-def _read_csv(path: Path, *, split: str, columns: ColumnNames, load: Any) -> AnyDataset:
+def _header(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
     with path.open(newline="", encoding="utf-8-sig") as file:
-        header = next(csv.reader(file), [])
-    ours = {columns.image, columns.contours, columns.label, "contour", "split"}
-    # Text as it stands: pandas would read a class "NA" as missing, and "01" as 1.
-    converters = {name: str.strip for name in header if name in ours}
-    dataset = load(
-        "csv", data_files={"train": str(path.absolute())}, split="train", converters=converters, encoding="utf-8-sig"
+        return next(csv.reader(file), [])
+
+
+def _has_split_column(path: Path) -> bool:
+    return "split" in _header(path)
+
+
+def _read_csv(path: Path, *, columns: ColumnNames, load: Any) -> AnyDataset:
+    header = _header(path)
+    ours = [name for name in header if name in {columns.image, columns.contours, columns.label, "contour", "split"}]
+    return load(
+        "csv",
+        data_files={"train": str(path.absolute())},
+        split="train",
+        encoding="utf-8-sig",
+        # Text as it stands: pandas would read a class "NA" as missing, and "01" as 1.
+        converters=dict.fromkeys(ours, str.strip),
+        keep_default_na=False,
+        na_values={name: [""] for name in header if name not in ours},
     )
-    if "split" not in header:
+
+
+def _csv_table(path: Path, kind: str) -> Path | None:
+    """The table whose column `split` tells the rows of a split, if there is one."""
+    table = {"csv": path, "imagefolder": path / "metadata.csv"}.get(kind)
+    return table if table is not None and _has_split_column(table) else None
+
+
+def _rows_of_split(dataset: AnyDataset, table: Path | None, split: str) -> AnyDataset:
+    if table is None:
         return dataset
-    return dataset.filter(lambda name: name == split, input_columns="split")
+    return dataset.filter(lambda row: str(row["split"]).strip() == split)
 
 
 def _bsds_folders(path: Path) -> dict[str, str]:
@@ -289,12 +323,20 @@ def _read_imagefolder(path: Path, *, split: str, load: Any) -> AnyDataset:
     has_metadata = any(next(root.rglob(name), None) for root in roots for name in _METADATA_FILES)
     # Labels are the sub-folders as soon as there is one; `datasets` alone would drop them below two classes.
     has_classes = any(entry.is_dir() and not entry.name.startswith(".") for root in roots for entry in root.iterdir())
-    return load("imagefolder", data_files=patterns, split=split, drop_labels=has_metadata or not has_classes)
+    if not any(file.suffix.lower() in {*ImageFolder.EXTENSIONS, ".zip"} for root in roots for file in root.rglob("*")):
+        raise FileNotFoundError(f"{path} has no picture in it or its sub-folders.")
+    shared_table = _csv_table(path, "imagefolder") is not None
+    return load(
+        "imagefolder",
+        data_files=patterns,
+        split="train" if shared_table else split,
+        drop_labels=has_metadata or not has_classes,
+    )
 
 
 def _picture_folder(source: str | Path, kind: str) -> Path | None:
-    """Where relative picture paths of a table start: the folder of the table."""
-    if kind not in ("csv", "parquet"):
+    """Where relative picture paths start: the folder, or that of the table; `None` where there are none."""
+    if kind not in ("csv", "parquet", "imagefolder"):
         return None
     path = Path(source).expanduser().absolute()
     return path if path.is_dir() else path.parent

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import fsspec
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value, concatenate_datasets
@@ -12,7 +12,7 @@ from datasets.features import LargeList
 
 from hf_contour.data.labels import LabelMapping, collect_label_names, log_class_counts
 
-AnyDataset = Dataset | IterableDataset
+AnyDataset: TypeAlias = Dataset | IterableDataset
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ def rename_columns(dataset: AnyDataset, columns: ColumnNames, traits: SourceTrai
         chosen["label"] = _found("label", columns.label, present, traits)
     moves = {found: standard for standard, found in chosen.items() if found and found != standard}
     in_the_way = {name for name in moves.values() if name in present and name not in moves}
-    first = {name: f"original_{name}" for name in in_the_way}
-    return dataset.rename_columns({**first, **moves}) if moves else dataset
+    if in_the_way:
+        dataset = dataset.rename_columns({name: f"original_{name}" for name in in_the_way})
+    return dataset.rename_columns(moves) if moves else dataset
 
 
 def _found(
@@ -144,6 +145,9 @@ def _standard_column(
         )
     from_files = isinstance(inner, Value) and "string" in inner.dtype
     if stored == feature and isinstance(dataset, Dataset):
+        if traits.folder is not None:  # cells may be paths
+            for index, row in enumerate(dataset.select_columns([column])):
+                function(row[column], index)
         return dataset
     return replace_column(dataset, column, function, feature, in_memory=from_files)
 
