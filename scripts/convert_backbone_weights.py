@@ -33,7 +33,7 @@ class ConvertArguments:
 
 def main() -> None:
     """Convert, and say what went where."""
-    parser = HfArgumentParser(ConvertArguments)  # type: ignore[arg-type]  # its NewType hides dataclasses
+    parser = HfArgumentParser(ConvertArguments)
     (arguments,) = parser.parse_args_into_dataclasses()
     weights = PACKAGED_WEIGHTS[arguments.architecture]
     output = Path(arguments.output or f"runs/weights/{arguments.architecture}.safetensors")

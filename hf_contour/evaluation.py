@@ -1,0 +1,274 @@
+"""One evaluation, from its settings to a results file."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import PreTrainedConfig
+
+from hf_contour.data.samples import ContourSamples, collate_contour, collate_gender
+from hf_contour.data.silhouettes import embedded_dataset
+from hf_contour.data.sources import ColumnNames, load_source
+from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.metrics.classification import ScoreSettings, classification_scores, multilabel_scores
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
+from hf_contour.results import (
+    CLASSIFICATION,
+    CONTOURS,
+    Results,
+    library_versions,
+    source_commit,
+    write_results,
+)
+from hf_contour.training.evaluation import evaluate_contours
+from hf_contour.training.records import state_dict_sha256
+
+EMBEDDED = "embedded"
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class EvaluationArguments:
+    """Settings of an evaluation; `help` describes each."""
+
+    model: str = field(metadata={"help": "folder of a classifier or of an extractor with its single-channel layer"})
+    data: str = _setting(EMBEDDED, "'embedded' (drawn garments), a folder, a file or a Hub id")
+    data_config: str | None = _setting(None, "configuration of the data set, where it has several")
+    split: str = _setting("test", "split to evaluate on")
+    output: str | None = _setting(None, "results file; default: model_cards/results/NAME.json")
+    name: str | None = _setting(None, "name of the results; default: MODEL-DATA-SPLIT")
+    group_column: str | None = _setting(None, "column of groups of near duplicates, for the interval of accuracy")
+    image_column: str = _setting("image", "column of the pictures")
+    contours_column: str = _setting("contours", "column of the contour maps")
+    label_column: str = _setting("label", "column of the labels")
+    batch_size: int = _setting(32, "pictures of a process in a batch; contours go one by one")
+    max_samples: int = _setting(0, "only the first pictures; 0: all")
+    num_workers: int = _setting(0, "processes that read pictures")
+    seed: int = _setting(0, "seed of the bootstrap, and of the drawn garments")
+    num_resamples: int = _setting(2000, "resamples of the bootstrap")
+    num_bins: int = _setting(15, "bins of the expected calibration error")
+    cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
+
+    def __post_init__(self) -> None:
+        for name, low in (("batch_size", 1), ("max_samples", 0), ("num_workers", 0), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}.")
+
+    @property
+    def results_name(self) -> str:
+        """`name`, or one made of model, data, configuration and split."""
+        parts = [Path(self.model).resolve().name, Path(self.data).name, self.data_config, self.split]
+        return self.name or "-".join(part for part in parts if part)
+
+    @property
+    def results_path(self) -> Path:
+        """`output`, or the place of results files in the repository."""
+        return Path(self.output or f"model_cards/results/{self.results_name}.json")
+
+
+def evaluate(arguments: EvaluationArguments, *, command: str) -> Results:
+    """Evaluate a model on a split and write the results file.
+
+    Args:
+        arguments: the settings.
+        command: what to note as the command that gives these results.
+
+    Returns:
+        The results, on every process; the main one has written them.
+
+    Raises:
+        ValueError: If model and data do not fit, or a picture cannot be read; names the row.
+    """
+    set_seed(arguments.seed)
+    accelerator = Accelerator(cpu=arguments.cpu)
+    model = load_model(arguments.model)
+    is_classifier = isinstance(model, ContourGenderForImageClassification)
+    processor = ContourImageProcessor.from_pretrained(arguments.model)
+    source = load_split(arguments, label_names=list(model.config.id2label.values()) if is_classifier else None)
+    samples = ContourSamples(source, processor, stage="gender" if is_classifier else "contour")
+    weights_sha256 = state_dict_sha256(model.state_dict())
+    model = model.to(accelerator.device).eval()
+    scores = (_class_scores if is_classifier else _contour_scores)(model, samples, accelerator, arguments)
+    results = Results(
+        name=arguments.results_name,
+        task=CLASSIFICATION if is_classifier else CONTOURS,
+        model={
+            "name": Path(arguments.model).resolve().name,
+            "model_type": model.config.model_type,
+            "num_parameters": model.num_parameters(),
+            "sha256": weights_sha256,
+        },
+        data={
+            "source": portable_path(arguments.data),
+            "config": arguments.data_config,
+            "split": arguments.split,
+            "num_samples": len(samples),
+        },
+        protocol=_protocol(arguments, processor, accelerator, is_classifier=is_classifier),
+        scores=scores,
+        command=command,
+        arguments=asdict(arguments) | {name: portable_path(getattr(arguments, name)) for name in ("model", "data")},
+        seed=arguments.seed,
+        versions=library_versions(),
+        commit=source_commit(),
+    )
+    if accelerator.is_main_process:
+        write_results(results, arguments.results_path)
+    accelerator.wait_for_everyone()
+    return results
+
+
+def load_model(folder: str) -> nn.Module:
+    """The classifier, or the extractor with its single-channel layer, from a folder.
+
+    Raises:
+        ValueError: If the folder holds neither.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json; expected a folder that save_pretrained wrote.")
+    model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    if model_type == "contour_gender":
+        return ContourGenderForImageClassification.from_pretrained(folder)
+    if model_type == "contour_extractor":
+        return ContourExtractorForPreTraining.from_pretrained(folder)
+    raise ValueError(f"{folder} holds a model of type {model_type!r}; expected contour_gender or contour_extractor.")
+
+
+def load_split(arguments: EvaluationArguments, *, label_names: list[str] | None) -> datasets.Dataset:
+    """The rows to evaluate on, with the standard columns.
+
+    Args:
+        arguments: which data.
+        label_names: the classes of the model in its order, which fix the numbers of the labels.
+    """
+    limit = arguments.max_samples
+    if arguments.data == EMBEDDED:
+        source = embedded_dataset(arguments.split, num_samples=limit or 200, seed=arguments.seed)
+        if label_names not in (None, source.features["label"].names):
+            raise ValueError(f"the drawn garments have {source.features['label'].names}; the model {label_names}.")
+        return source
+    columns = ColumnNames(arguments.image_column, arguments.contours_column, arguments.label_column)
+    source = load_source(
+        arguments.data,
+        split=arguments.split,
+        columns=columns,
+        label_names=label_names,
+        config_name=arguments.data_config,
+    )
+    return source.select(range(min(limit, len(source)))) if limit else source
+
+
+def predict_logits(
+    model: nn.Module, loader: DataLoader, accelerator: Accelerator, *, progress: Callable[[], Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels of a split, on every process, in the order of the rows and each row once.
+
+    Args:
+        model: gives `logits` `(B, K)`; in evaluation mode.
+        loader: prepared; batches of `pixel_values`, `labels` and `index`.
+        accelerator: gathers over the processes.
+        progress: called after each batch.
+
+    Returns:
+        `(N, K)` float32 and `(N,)`, or `(N, K)` for several labels, on the CPU.
+    """
+    gathered = []
+    with torch.inference_mode():
+        for batch in loader:
+            logits = model(pixel_values=batch["pixel_values"]).logits.float()
+            rows = accelerator.gather_for_metrics((batch["index"], logits, batch["labels"]))
+            gathered.append([part.cpu() for part in rows])
+            progress()
+    index, logits, labels = (torch.cat(parts) for parts in zip(*gathered, strict=True))
+    order = index.argsort()
+    return logits[order], labels[order]
+
+
+def _class_scores(
+    model: nn.Module,
+    samples: ContourSamples,
+    accelerator: Accelerator,
+    arguments: EvaluationArguments,
+) -> dict[str, Any]:
+    if arguments.group_column not in (None, *samples.source.column_names):
+        raise ValueError(f"group_column is {arguments.group_column!r}; the data has {samples.source.column_names}.")
+    groups = samples.source[arguments.group_column][:] if arguments.group_column else None
+    loader = accelerator.prepare(
+        DataLoader(
+            samples, batch_size=arguments.batch_size, num_workers=arguments.num_workers, collate_fn=collate_gender
+        )
+    )
+    with tqdm(total=len(loader), desc="batches", disable=not accelerator.is_local_main_process) as bar:
+        logits, labels = predict_logits(model, loader, accelerator, progress=bar.update)
+    settings = ScoreSettings(num_bins=arguments.num_bins, num_resamples=arguments.num_resamples, seed=arguments.seed)
+    context: dict[str, Any] = {
+        "class_names": list(model.config.id2label.values()),
+        "groups": groups,
+        "settings": settings,
+    }
+    if labels.ndim == 2:
+        return multilabel_scores(logits.double().sigmoid().numpy(), labels.long().numpy(), **context).to_dict()
+    probabilities = logits.double().softmax(dim=1).numpy()
+    return classification_scores(probabilities, labels.numpy(), **context).to_dict()
+
+
+def _contour_scores(
+    model: nn.Module,
+    samples: ContourSamples,
+    accelerator: Accelerator,
+    arguments: EvaluationArguments,
+) -> dict[str, Any]:
+    loader = accelerator.prepare(
+        DataLoader(samples, batch_size=1, num_workers=arguments.num_workers, collate_fn=collate_contour)
+    )
+    bar = tqdm(total=len(loader), desc="pictures", disable=not accelerator.is_local_main_process)
+    with bar, torch.inference_mode():
+        return evaluate_contours(
+            model,
+            loader,
+            accelerator,
+            heed=bar.update,
+            consensus_threshold=model.config.consensus_threshold,
+        )
+
+
+def _protocol(
+    arguments: EvaluationArguments, processor: Any, accelerator: Accelerator, *, is_classifier: bool
+) -> dict[str, Any]:
+    """What the scores depend on besides model and data."""
+    shared = {"device": accelerator.device.type, "num_processes": accelerator.num_processes, "dtype": "float32"}
+    if not is_classifier:
+        return shared | {
+            "image_size": "as they are",
+            "pixel_scores": "a pixel is right only in its very place; pixels drawn by few annotators are not counted",
+        }
+    size = dict(processor.size) if processor.do_resize else "as they are"
+    return shared | {
+        "image_size": size,
+        "keeps_aspect_ratio": bool(processor.do_pad),
+        "interval": f"95 % percentile bootstrap over {arguments.group_column or 'pictures'}",
+    }
+
+
+def portable_path(path: str) -> str:
+    """A path for a results file: as given, or only its name where it is absolute."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def summary(results: Results) -> str:
+    """The figures in a few lines of text."""
+    single = {key: value for key, value in results.scores.items() if isinstance(value, int | float)}
+    return json.dumps({"data": results.data} | single, indent=2)
