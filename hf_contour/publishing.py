@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-import httpx
 from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from hf_contour.cards import read_model_folder
 
 NEEDED_FILES = ("README.md", "config.json", "preprocessor_config.json", "model.safetensors")
+# The Hub's client has changed the library under it, and the name of what it raises without a connection, before.
+TransportError: Any = HfHubHTTPError.__mro__[1]
 # Files that can run code when they are loaded.
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
@@ -96,6 +98,6 @@ def publish(folder: Path, repo_id: str, *, private: bool = True) -> str:
         raise PermissionError("there is no token for the Hub; log in with `hf auth login`.") from error
     except HfHubHTTPError as error:
         raise PermissionError(f"the Hub refused {repo_id}: {error}") from error
-    except (httpx.TransportError, OSError) as error:
+    except (TransportError, OSError) as error:
         raise ConnectionError(f"the Hub cannot be reached ({error}); check the network.") from error
     return str(commit.commit_url)
