@@ -80,7 +80,7 @@ class ContourExtractorModelTest(ModelTesterMixin, unittest.TestCase):
         for model_class in self.all_model_classes:
             outputs = model_class(config).eval()(**inputs)
             shapes = [tuple(hidden_state.shape) for hidden_state in outputs.hidden_states]
-            self.assertEqual(shapes, [(2, 4, 8, 8), (2, 8, 4, 4)])
+            assert shapes == [(2, 4, 8, 8), (2, 8, 4, 4)]
 
     @unittest.skip(NO_EMBEDDINGS)
     def test_model_get_set_embeddings(self) -> None: ...

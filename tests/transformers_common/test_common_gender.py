@@ -72,14 +72,14 @@ class ContourGenderModelTest(ModelTesterMixin, unittest.TestCase):
             loaded = ContourGenderForImageClassification.from_pretrained(
                 None, config=config, state_dict={}
             ).state_dict()
-        self.assertEqual(built.keys(), loaded.keys())
+        assert built.keys() == loaded.keys()
         for name, tensor in loaded.items():
             if "image_backbones" in name:
-                self.assertTrue(torch.isfinite(tensor).all(), name)
+                assert torch.isfinite(tensor).all(), name
                 if tensor.ndim > 1:
-                    self.assertTrue(1 / 3 < tensor.std() / built[name].std() < 3, name)
+                    assert 1 / 3 < tensor.std() / built[name].std() < 3, name
             else:
-                self.assertTrue(torch.equal(tensor, built[name]), name)
+                assert torch.equal(tensor, built[name]), name
 
     def test_can_load_ignoring_mismatched_shapes(self) -> None:
         # The test takes every field with "_std" for a scale of initial weights; image_std is none.
@@ -96,16 +96,16 @@ class ContourGenderModelTest(ModelTesterMixin, unittest.TestCase):
             )
         expected = model.state_dict()
         changed = {name for name, tensor in loaded.state_dict().items() if tensor.shape != expected[name].shape}
-        self.assertEqual(changed, {"classifier.output.weight", "classifier.output.bias"})
+        assert changed == {"classifier.output.weight", "classifier.output.bias"}
         for name, tensor in loaded.state_dict().items():
-            self.assertTrue(torch.isfinite(tensor).all() if name in changed else torch.equal(tensor, expected[name]))
+            assert torch.isfinite(tensor).all() if name in changed else torch.equal(tensor, expected[name])
 
     def test_hidden_states_output(self) -> None:
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         outputs = ContourGenderForImageClassification(config).eval()(**inputs, output_hidden_states=True)
         channels = [hidden_state.shape[1] for hidden_state in outputs.hidden_states]
-        self.assertEqual((channels[0], channels[-1]), (8, 8))  # two levels of 4 channels; the fused map
-        self.assertEqual(len({hidden_state.shape[-2:] for hidden_state in outputs.hidden_states}), 1)
+        assert (channels[0], channels[-1]) == (8, 8)  # two levels of 4 channels; the fused map
+        assert len({hidden_state.shape[-2:] for hidden_state in outputs.hidden_states}) == 1
 
     def test_retain_grad_hidden_states_attentions(self) -> None:
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
@@ -114,8 +114,8 @@ class ContourGenderModelTest(ModelTesterMixin, unittest.TestCase):
         for hidden_state in trained:
             hidden_state.retain_grad()
         outputs.logits.flatten()[0].backward()
-        self.assertFalse(contours.requires_grad)  # the extractor is frozen
-        self.assertTrue(all(hidden_state.grad.abs().sum() > 0 for hidden_state in trained))
+        assert not contours.requires_grad  # the extractor is frozen
+        assert all(hidden_state.grad.abs().sum() > 0 for hidden_state in trained)
 
     def test_problem_types(self) -> None:
         """As the test that this overrides, without regression, which the config refuses."""
@@ -124,7 +124,7 @@ class ContourGenderModelTest(ModelTesterMixin, unittest.TestCase):
         for problem_type, target in labels.items():
             config.problem_type = problem_type
             ContourGenderForImageClassification(config)(**inputs, labels=target).loss.backward()
-        with self.assertRaises(StrictDataclassError):
+        with pytest.raises(StrictDataclassError):
             ContourGenderConfig(problem_type="regression")
 
     @unittest.skip(OWN_CHECKPOINTING)
