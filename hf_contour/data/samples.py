@@ -12,60 +12,20 @@ and, with a colour transform, `"colour"`: four integers that `ColourAudit.from_c
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from hf_contour.data.annotations import consensus, read_annotations
-from hf_contour.data.augment import Augmentation, sample_rng
-from hf_contour.data.colour import ColourChange, ColourPlan, ColourTransform
-from hf_contour.image_processing_contour import ContourImageProcessor, open_image
+from hf_contour.data.annotations import consensus
+from hf_contour.data.augment import Augmentation
+from hf_contour.data.colour import ColourTransform
+from hf_contour.data.rows import DecodedRow, DrawnSample, RowDrawer, row_name
+from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.loss_contour import IGNORE_LABEL
 
 STAGES = ("contour", "gender")
-
-
-@dataclass(frozen=True)
-class DrawnSample:
-    """A row as it is before the processor: read, augmented, recoloured.
-
-    Attributes:
-        image: RGB.
-        annotations: `(num_annotators, height, width)` bool, or None where the row has none.
-        valid: `(height, width)` bool, False outside the picture; None if the picture fills it.
-        label: class number, list of them, or None.
-        operations: what the augmentation did, by name.
-        colour: what the colour transform did.
-    """
-
-    image: Image.Image
-    annotations: np.ndarray | None
-    valid: np.ndarray | None
-    label: int | list[int] | None
-    operations: dict[str, Any]
-    colour: ColourChange
-
-
-@dataclass(frozen=True)
-class _DecodedRow:
-    """A row in memory; masks are packed, eight pixels a byte, so that a whole set fits.
-
-    Attributes:
-        pixels: `(height, width, 3)` uint8.
-        masks: `(num_annotators, height, ceil(width / 8))` uint8, or None.
-        valid: `(1, height, ceil(width / 8))` uint8, or None.
-        label: as in the source.
-    """
-
-    pixels: np.ndarray
-    masks: np.ndarray | None
-    valid: np.ndarray | None
-    label: int | list[int] | None
 
 
 class SampleBuilder:
@@ -75,10 +35,7 @@ class SampleBuilder:
         processor: makes `pixel_values`; for the stage "contour" pictures keep their size, since labels must fit them.
         stage: "contour" or "gender".
         features: of the source; says whether labels are single or multiple, and how many there are.
-        num_samples: length of the source, or None if it is not known.
-        augmentation: applied to picture and contours, or None.
-        colour: applied to the augmented picture, or None.
-        seed: of every random choice.
+        drawer: reads, augments and recolours rows.
     """
 
     def __init__(
@@ -87,10 +44,7 @@ class SampleBuilder:
         stage: str,
         features: datasets.Features | None,
         *,
-        num_samples: int | None,
-        augmentation: Augmentation | None = None,
-        colour: ColourTransform | None = None,
-        seed: int = 0,
+        drawer: RowDrawer,
     ) -> None:
         if stage not in STAGES:
             raise ValueError(f"stage is {stage!r}; it must be one of {', '.join(STAGES)}.")
@@ -100,73 +54,44 @@ class SampleBuilder:
                 f"The source has the columns {', '.join(features)}; the stage {stage!r} needs {needed!r}. "
                 "Name the column that holds it when loading the source."
             )
-        self.processor, self.stage, self.seed = processor, stage, seed
-        self.augmentation, self.colour, self.num_samples = augmentation, colour, num_samples
-        self.num_labels = _multi_label_count(features) if stage == "gender" else None
-        self._plan: ColourPlan | None = None
-        self.plan(0)  # refuses an impossible plan now, not in a worker
+        self.processor, self.stage, self.drawer = processor, stage, drawer
+        self.num_labels, self.is_multi_label = _count_labels(features) if stage == "gender" else (None, False)
 
-    def plan(self, epoch: int) -> ColourPlan | None:
-        """The colour transform's plan of an epoch; None without a transform."""
-        if self.colour is not None and (self._plan is None or self._plan.epoch != epoch):
-            self._plan = self.colour.plan(self.num_samples, seed=self.seed, epoch=epoch)
-        return self._plan
-
-    def decode(self, row: Mapping[str, Any], index: int) -> _DecodedRow:
-        """Read a row's picture and contours.
+    def decode(self, row: Mapping[str, Any], index: int) -> DecodedRow:
+        """Read a row and check that it has what the stage needs.
 
         Raises:
             ImageReadError: If the picture cannot be read; names row and file.
-            ValueError: If contours are missing or of another size than the picture.
+            ValueError: If the row has no contours, or cannot be read otherwise.
         """
-        name = _row_name(row, index)
-        pixels = np.asarray(open_image(_encoded(row["image"]), name=name))
-        contours = row.get("contours")
-        if self.stage == "contour" and not contours:
+        decoded = self.drawer.decode(row, index)
+        if self.stage == "contour" and decoded.masks is None:
+            name = row_name(row, index)
             raise ValueError(f"{name} has no contours; leave the row out, or draw at least one map (it may be empty).")
-        size = pixels.shape[:2]
-        annotations = read_annotations(contours, name=name, image_size=size) if contours else None
-        valid = None
-        if row.get("valid"):  # written by `offline`
-            name = f"{name}, column valid"
-            valid = read_annotations([row["valid"]], name=name, image_size=size, max_edge_share=1.0)
-        return _DecodedRow(pixels, _pack(annotations), _pack(valid), row.get("label"))
+        return decoded
 
-    def draw(self, decoded: _DecodedRow, index: int, *, epoch: int) -> DrawnSample:
-        """Augment and recolour a row, as the epoch's draws say."""
-        image, width = Image.fromarray(decoded.pixels), decoded.pixels.shape[1]
-        annotations, valids = _unpack(decoded.masks, width), _unpack(decoded.valid, width)
-        valid = None if valids is None else valids[0]
-        operations: dict[str, Any] = {}
-        if self.augmentation is not None:
-            rng = sample_rng(self.seed, epoch, index)
-            augmented = self.augmentation(image, annotations, rng=rng, valid=valid)
-            image, annotations, valid = augmented.image, augmented.annotations, augmented.valid
-            operations = augmented.operations
-        change = ColourChange()
-        plan = self.plan(epoch)
-        if self.colour is not None and plan is not None:
-            image, change = self.colour(image, index, plan=plan)
-        return DrawnSample(image, annotations, valid, decoded.label, operations, change)
-
-    def build(self, decoded: _DecodedRow, index: int, *, epoch: int) -> dict[str, Any]:
+    def build(self, decoded: DecodedRow, index: int, *, epoch: int) -> dict[str, Any]:
         """The tensors of a row."""
-        drawn = self.draw(decoded, index, epoch=epoch)
+        drawn = self.drawer.draw(decoded, index, epoch=epoch)
         keep_size = {"do_resize": False, "do_pad": False} if self.stage == "contour" else {}
         pixel_values = self.processor(drawn.image, return_tensors="pt", **keep_size)["pixel_values"][0]
         labels = _contour_labels(drawn) if self.stage == "contour" else self._class_labels(drawn.label, index)
         sample = {"pixel_values": pixel_values, "labels": labels, "index": index}
-        if self.colour is not None:
+        if self.drawer.colour is not None:
             sample["colour"] = torch.tensor(drawn.colour.to_codes())
         return sample
 
     def _class_labels(self, label: int | list[int] | None, index: int) -> int | torch.Tensor:
         if label is None:
             raise ValueError(f"row {index} has no label; give it one or leave the row out.")
-        if self.num_labels is None:
-            return int(label)  # type: ignore[arg-type]  # a list has num_labels
+        numbers = [label] if isinstance(label, int) else label
+        if self.num_labels is not None and not all(0 <= number < self.num_labels for number in numbers):
+            raise ValueError(f"row {index} has the label {label}; labels must lie in 0 to {self.num_labels - 1}.")
+        if not self.is_multi_label:
+            return numbers[0]
+        assert self.num_labels is not None  # lists are known to be lists of ClassLabel
         labels = torch.zeros(self.num_labels)
-        labels[torch.as_tensor(label, dtype=torch.long)] = 1.0
+        labels[torch.as_tensor(numbers, dtype=torch.long)] = 1.0
         return labels
 
 
@@ -180,7 +105,7 @@ class ContourSamples(Dataset[dict[str, Any]]):
         augmentation: applied to picture and contours, or None.
         colour: applied to the augmented picture, or None.
         seed: of every random choice.
-        cache: read the whole source now and keep it in memory, undecoded once and for all (BSDS500: 0.6 MB a picture).
+        cache: read the whole source now and keep it decoded in memory (BSDS500: 0.6 MB a picture).
 
     Raises:
         ValueError: If the source lacks a column that the stage needs.
@@ -198,15 +123,14 @@ class ContourSamples(Dataset[dict[str, Any]]):
         cache: bool = False,
     ) -> None:
         self.source = source
-        self.builder = SampleBuilder(
-            processor,
-            stage,
-            source.features,
+        drawer = RowDrawer(
             num_samples=len(source),
             augmentation=augmentation,
             colour=colour,
             seed=seed,
+            read_contours=stage == "contour",
         )
+        self.builder = SampleBuilder(processor, stage, source.features, drawer=drawer)
         self._epoch = _shared_epoch()
         self._cached = [self.builder.decode(row, index) for index, row in enumerate(source)] if cache else None
 
@@ -222,13 +146,13 @@ class ContourSamples(Dataset[dict[str, Any]]):
         """Set the epoch; workers that are kept between epochs see it too."""
         self._epoch.fill_(epoch)
 
-    def decoded(self, index: int) -> _DecodedRow:
+    def decoded(self, index: int) -> DecodedRow:
         """The row as read, from memory if it is kept there."""
         return self._cached[index] if self._cached is not None else self.builder.decode(self.source[index], index)
 
     def drawn(self, index: int) -> DrawnSample:
         """The sample before the processor, for looking at and for writing it out."""
-        return self.builder.draw(self.decoded(index), index, epoch=self.epoch)
+        return self.builder.drawer.draw(self.decoded(index), index, epoch=self.epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.builder.build(self.decoded(index), index, epoch=self.epoch)
@@ -252,15 +176,10 @@ class ContourStream(IterableDataset[dict[str, Any]]):
         seed: int = 0,
     ) -> None:
         self.source = source
-        self.builder = SampleBuilder(
-            processor,
-            stage,
-            source.features,
-            num_samples=None,
-            augmentation=augmentation,
-            colour=colour,
-            seed=seed,
+        drawer = RowDrawer(
+            num_samples=None, augmentation=augmentation, colour=colour, seed=seed, read_contours=stage == "contour"
         )
+        self.builder = SampleBuilder(processor, stage, source.features, drawer=drawer)
         self._epoch = _shared_epoch()
 
     def set_epoch(self, epoch: int) -> None:
@@ -323,34 +242,13 @@ def _contour_labels(drawn: DrawnSample) -> torch.Tensor:
     return labels
 
 
-def _multi_label_count(features: datasets.Features | None) -> int | None:
-    """Number of classes where a row has a list of them; None where it has one."""
-    inner = getattr(features["label"], "feature", None) if features is not None else None
-    if inner is None:
-        return None
-    if not isinstance(inner, datasets.ClassLabel):
+def _count_labels(features: datasets.Features | None) -> tuple[int | None, bool]:
+    """Number of classes, None where the source does not say, and whether a row has a list of them."""
+    column = features["label"] if features is not None else None
+    inner = getattr(column, "feature", None)
+    if inner is not None and not isinstance(inner, datasets.ClassLabel):
         raise ValueError(f"The column 'label' holds lists of {inner}; lists of ClassLabel are needed.")
-    return int(inner.num_classes)
-
-
-def _row_name(row: Mapping[str, Any], index: int) -> str:
-    path = row["image"].get("path") if isinstance(row["image"], Mapping) else None
-    return f"row {index} ({path})" if path else f"row {index}"
-
-
-def _encoded(image: Any) -> Any:
-    """What `open_image` takes: the bytes or path of an undecoded picture, anything else as it is."""
-    if not isinstance(image, Mapping):
-        return image
-    return image["bytes"] if image.get("bytes") is not None else image.get("path")
-
-
-def _pack(masks: np.ndarray | None) -> np.ndarray | None:
-    return None if masks is None else np.packbits(masks, axis=-1)
-
-
-def _unpack(packed: np.ndarray | None, width: int) -> np.ndarray | None:
-    return None if packed is None else np.unpackbits(packed, axis=-1, count=width).view(bool)
+    return getattr(inner or column, "num_classes", None), inner is not None
 
 
 def _shared_epoch() -> torch.Tensor:
