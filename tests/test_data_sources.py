@@ -31,6 +31,10 @@ def _offline_and_own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _close_left_files():
     yield
     gc.collect()
 
@@ -199,7 +203,7 @@ def test_a_folder_whose_readme_lists_configurations(tmp_path):
     assert detect_kind(tmp_path) == "configured_folder"
     assert load_both_ways(tmp_path, config_name="small")["label"] == [0, 1]
     assert load_both_ways(str(tmp_path), config_name="large")["label"] == [0, 1, 1]
-    with pytest.raises(ValueError, match="huge.*Available"):
+    with pytest.raises(ValueError, match=r"huge.*Available"):
         load_source(tmp_path, config_name="huge")
 
 
@@ -353,7 +357,7 @@ def test_csv_with_an_empty_picture_or_a_missing_contour(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"row 0 .*column contours.*gone\.png"):
         load_source(path)
     path = write_csv(tmp_path / "b.csv", ["image", "label"], ["1.png", "a"], ["", "b"])
-    with pytest.raises(ValueError, match="row 1 .*there is no picture"):
+    with pytest.raises(ValueError, match=r"row 1 .*there is no picture"):
         load_source(path)
 
 
@@ -512,7 +516,7 @@ def test_a_column_that_is_not_there_lists_those_that_are(tmp_path):
             load_source(path, columns=ColumnNames(image="photo"), streaming=streaming)
         with pytest.raises(ValueError, match="no column 'gender' for label"):
             load_source(path, columns=ColumnNames(label="gender"), streaming=streaming)
-        with pytest.raises(ValueError, match="column 'image' is .*expected pictures"):
+        with pytest.raises(ValueError, match=r"column 'image' is .*expected pictures"):
             load_source(path, columns=ColumnNames(image="sort"), streaming=streaming)
 
 

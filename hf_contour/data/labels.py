@@ -78,18 +78,23 @@ class LabelMapping:
         return f"Expected one of {list(self.names)}, by name or by number from 0; correct or remove the row."
 
 
-def collect_label_names(values: Iterable[tuple[Any, str]], *, text_numbers: bool = False) -> list[str]:
+def collect_label_names(
+    values: Iterable[tuple[Any, str]], *, text_numbers: bool = False, skip_bad: bool = False
+) -> list[str]:
     """Class names for labels that come without: words sorted, whole numbers from 0 to the largest.
 
     Args:
         values: pairs of a label and the words that name its row.
         text_numbers: numbers come as text (csv).
+        skip_bad: leave out what is missing, a float or negative in place of raising.
 
     Raises:
         ValueError: At a label that is missing, a float or negative, and where words and numbers are mixed.
     """
     first_row: dict[Any, str] = {}
     for value, where in values:
+        if skip_bad and _is_bad(value, text_numbers=text_numbers):
+            continue
         if value is None or value == "" or isinstance(value, float):
             raise ValueError(f"{where}: the label is {value!r}; expected a class name or a number from 0.")
         first_row.setdefault(str(value) if isinstance(value, bool) else value, where)
@@ -105,6 +110,13 @@ def collect_label_names(values: Iterable[tuple[Any, str]], *, text_numbers: bool
         word, where = next(iter(words.items()))
         raise ValueError(f"{where}: the label {word!r} is a word among numbers; use one kind of label.")
     return _names_of_numbers(numbers)
+
+
+def _is_bad(value: Any, *, text_numbers: bool) -> bool:
+    if isinstance(value, str):
+        is_number = text_numbers and _NUMBER.fullmatch(value.lstrip("+-"))
+        return value == "" or bool(is_number and not value.isdigit())
+    return value is None or isinstance(value, float) or (isinstance(value, int) and value < 0)
 
 
 def _numbers_from_text(first_row: dict[Any, str]) -> dict[Any, str]:

@@ -60,6 +60,7 @@ def load_source(
     multi_label: bool = False,
     separator: str = ";",
     cache_dir: str | Path | None = None,
+    strict: bool = True,
 ) -> AnyDataset:
     """Load one split with the columns `image`, `contours` and `label`.
 
@@ -76,6 +77,8 @@ def load_source(
         multi_label: cells of a csv hold several labels (columns that are lists need no word).
         separator: between several contour paths, or labels, in a cell of a csv.
         cache_dir: folder of the cache of `datasets`; `None` takes its default.
+        strict: `False` keeps rows whose picture is not there, and gives rows with a bad label the label `None` and
+            what is wrong in the column `label_problem`: for the check before training. Not for streams.
 
     Returns:
         A `Dataset`, or an `IterableDataset` when streaming. Labels were all checked, in a stream when they are read.
@@ -85,11 +88,15 @@ def load_source(
             unknown; the message names the row.
         FileNotFoundError: If the source, or a picture that it names, is not there.
     """
+    if streaming and not strict:
+        raise ValueError("strict=False lists all problems of a split, which a stream cannot; leave streaming out.")
     kind = kind or detect_kind(source)
     columns = columns or ColumnNames()
     splits = source_splits(source, kind=kind, config_name=config_name)
     chosen = [_matching_split(part.strip(), splits, source) for part in split.split("+")]
-    traits = SourceTraits(str(source), split, _picture_folder(source, kind), kind == "csv", separator, multi_label)
+    traits = SourceTraits(
+        str(source), split, _picture_folder(source, kind), kind == "csv", separator, multi_label, strict
+    )
     read = partial(_read, source, kind, columns=columns, config_name=config_name, cache_dir=cache_dir)
     table = _csv_table(Path(source).expanduser(), kind)
     parts = [_rows_of_split(without_decoding(read(split=part, streaming=streaming)), table, part) for part in chosen]

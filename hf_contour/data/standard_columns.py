@@ -12,6 +12,8 @@ from datasets.features import LargeList
 
 from hf_contour.data.labels import LabelMapping, collect_label_names, log_class_counts
 
+LABEL_PROBLEM = "label_problem"  # column with what is wrong with a label, where a source is read to be checked
+
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
 
@@ -39,6 +41,7 @@ class SourceTraits:
         is_text: cells come from csv, so that numbers and lists are text.
         separator: separates several paths or labels in a text cell.
         multi_label: text cells hold several labels.
+        strict: a missing file or a bad label raises; if not, it is left for the check before training to list.
     """
 
     name: str
@@ -47,6 +50,7 @@ class SourceTraits:
     is_text: bool = False
     separator: str = ";"
     multi_label: bool = False
+    strict: bool = True
 
     def row(self, index: int) -> str:
         """Words that name a row in a message."""
@@ -116,6 +120,8 @@ def with_standard_pictures(dataset: AnyDataset, traits: SourceTraits) -> AnyData
 
     def image_cell(value: Any, index: int) -> dict[str, Any]:
         cell = picture_cell(value, traits, f"{traits.row(index)}, column image")
+        if cell is None and not traits.strict:
+            return {"bytes": None, "path": None}
         if cell is None:
             raise ValueError(f"{traits.row(index)}: there is no picture. Remove the row or name its file.")
         return cell
@@ -145,7 +151,7 @@ def _standard_column(
         )
     from_files = isinstance(inner, Value) and "string" in inner.dtype
     if stored == feature and isinstance(dataset, Dataset):
-        if traits.folder is not None:  # cells may be paths
+        if traits.strict and traits.folder is not None:  # cells may be paths
             for index, row in enumerate(dataset.select_columns([column])):
                 function(row[column], index)
         return dataset
@@ -173,10 +179,10 @@ def picture_cell(value: Any, traits: SourceTraits, where: str) -> dict[str, Any]
     path = value["path"] if isinstance(value, dict) else value
     if path is None:
         return None
-    if "://" in path:
+    if "://" in path and traits.strict:
         return _fetched(path, where, allowed=isinstance(value, dict))
     file = Path(path) if traits.folder is None else traits.folder / path
-    if not file.is_file():
+    if traits.strict and not file.is_file():
         raise FileNotFoundError(f"{where}: the file {file} is not there. Correct the row or put the file in place.")
     return {"bytes": None, "path": str(file.absolute())}
 
@@ -214,7 +220,9 @@ def with_standard_labels(
         names = list(source_names)
     if names is None:
         seen = dataset["label"] if isinstance(dataset, Dataset) else values
-        names = collect_label_names(_single_labels(seen, traits), text_numbers=traits.is_text)
+        names = collect_label_names(
+            _single_labels(seen, traits), text_numbers=traits.is_text, skip_bad=not traits.strict
+        )
     mapping = LabelMapping(tuple(names), source_names, text_numbers=traits.is_text)
 
     def encode(value: Any, index: int) -> int | list[int]:
@@ -225,11 +233,30 @@ def with_standard_labels(
     feature = ClassLabel(names=names)
     if isinstance(dataset, IterableDataset):
         return replace_column(dataset, "label", encode, List(feature) if multi_label else feature)
-    numbers = [encode(value, index) for index, value in enumerate(dataset["label"])]
+    numbers, problems = _encode_all(dataset["label"], encode, strict=traits.strict)
     counts = collections.Counter(number for row in numbers for number in (row if isinstance(row, list) else [row]))
     log_class_counts([counts[number] for number in range(len(names))], names, split=traits.split)
     features = Features({"label": List(feature) if multi_label else feature})
-    return _with_column(dataset, Dataset.from_dict({"label": numbers}, features=features))
+    dataset = _with_column(dataset, Dataset.from_dict({"label": numbers}, features=features))
+    return dataset if traits.strict else dataset.add_column(LABEL_PROBLEM, problems, feature=Value("string"))
+
+
+def _encode_all(
+    values: Iterable[Any], encode: Callable[[Any, int], Any], *, strict: bool
+) -> tuple[list[Any], list[str | None]]:
+    """Class numbers of all rows, `None` where there is a problem, and the problems."""
+    numbers, problems = [], []
+    for index, value in enumerate(values):
+        number, problem = None, None
+        try:
+            number = encode(value, index)
+        except ValueError as error:
+            if strict:
+                raise
+            problem = str(error)
+        numbers.append(number)
+        problems.append(problem)
+    return numbers, problems
 
 
 def _labels_of(value: Any, traits: SourceTraits, where: str) -> list[Any]:
@@ -244,7 +271,7 @@ def _labels_of(value: Any, traits: SourceTraits, where: str) -> list[Any]:
 def _single_labels(values: Any, traits: SourceTraits) -> Iterator[tuple[Any, str]]:
     for index, value in enumerate(values):
         where = traits.row(index)
-        multiple = traits.multi_label or isinstance(value, list)
+        multiple = (traits.multi_label and isinstance(value, str)) or isinstance(value, list)
         for one in _labels_of(value, traits, where) if multiple else [value]:
             yield one, where
 
