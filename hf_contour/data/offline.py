@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -123,7 +123,7 @@ class _Counter:
 
     originals: int = 0
     copies: int = 0
-    audit: ColourAudit = ColourAudit()
+    audit: ColourAudit = field(default_factory=ColourAudit)
 
 
 def _enlarged_features(features: datasets.Features | None) -> datasets.Features:
@@ -176,8 +176,7 @@ def _copied_row(row: Mapping[str, Any], drawn: DrawnSample, copy: int) -> dict[s
     stem = PurePosixPath(_file_of(row) or "picture").stem
     copied = {**row, "image": {"bytes": _png(drawn.image), "path": f"{stem}_copy{copy}.png"}}
     if "contours" in row:
-        masks = [] if drawn.annotations is None else drawn.annotations
-        copied["contours"] = [_mask_cell(mask) for mask in masks]
+        copied["contours"] = [] if drawn.annotations is None else [_mask_cell(mask) for mask in drawn.annotations]
         copied["valid"] = None if drawn.valid is None else _mask_cell(drawn.valid)
     change = asdict(drawn.colour) if drawn.colour.exchanged or drawn.colour.shifted or drawn.colour.refused else {}
     return {**copied, "operations": json.dumps(drawn.operations), "colour_change": json.dumps(change)}
@@ -193,7 +192,11 @@ def _embedded(cell: Any, name: str) -> dict[str, Any]:
     if not isinstance(cell, Mapping):
         raise ValueError(f"{name} holds a decoded {type(cell).__name__}; load the source with load_source.")
     content = encoded(cell)
-    return {"bytes": content if isinstance(content, bytes) else Path(content).read_bytes(), "path": cell.get("path")}
+    path = cell.get("path")
+    return {
+        "bytes": content if isinstance(content, bytes) else Path(content).read_bytes(),
+        "path": PurePosixPath(path).name if path else None,
+    }
 
 
 def _png(image: Image.Image) -> bytes:
