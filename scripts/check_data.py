@@ -1,0 +1,69 @@
+"""Check a data set before training: every picture, label and contour map of every split is read.
+
+    python scripts/check_data.py --source path/to/garments
+    python scripts/check_data.py --source path/to/data --config_name small --output_dir checks
+
+Prints a table; `--output_dir` receives `checks.json` (counts) and `checks.csv` (a line for each finding). The exit
+code is 1 when there are errors, else 0. On two cores, about 20,000 pictures of 60x80 take half a minute.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser
+
+from hf_contour.data.annotations import MAX_EDGE_SHARE
+from hf_contour.data.checks import load_and_check
+from hf_contour.data.picture_checks import PictureLimits
+from hf_contour.data.sources import SOURCE_KINDS, ColumnNames
+
+
+@dataclass
+class CheckArguments:
+    """What to check, and from where on a picture is reported."""
+
+    source: str = field(metadata={"help": "Hub id, Parquet, csv, BSDS folder or folder of pictures"})
+    config_name: str | None = field(default=None, metadata={"help": "configuration of a Hub data set or folder"})
+    splits: list[str] | None = field(default=None, metadata={"help": "splits to check; all by default"})
+    kind: str | None = field(default=None, metadata={"help": f"one of {SOURCE_KINDS} where the guess is wrong"})
+    image_column: str = field(default="image", metadata={"help": "column of the pictures"})
+    contours_column: str = field(default="contours", metadata={"help": "column of the contour maps"})
+    label_column: str = field(default="label", metadata={"help": "column of the labels"})
+    label_names: list[str] | None = field(default=None, metadata={"help": "class names in their order"})
+    multi_label: bool = field(default=False, metadata={"help": "cells of a csv hold several labels"})
+    separator: str = field(default=";", metadata={"help": "between several entries in a cell of a csv"})
+    min_side: int = field(default=16, metadata={"help": "shorter pictures are tiny, in pixels"})
+    max_aspect: float = field(default=8.0, metadata={"help": "longest side over shortest side; more is extreme"})
+    max_edge_share: float = field(default=MAX_EDGE_SHARE, metadata={"help": "maps with more are inverted"})
+    num_workers: int = field(default=os.cpu_count() or 1, metadata={"help": "threads that read pictures"})
+    output_dir: str | None = field(default=None, metadata={"help": "folder for checks.json and checks.csv"})
+
+
+def main() -> int:
+    """Check the source that the flags name, print the table and give the exit code."""
+    (arguments,) = HfArgumentParser(CheckArguments).parse_args_into_dataclasses()
+    try:
+        report = load_and_check(
+            arguments.source,
+            splits=arguments.splits,
+            columns=ColumnNames(arguments.image_column, arguments.contours_column, arguments.label_column),
+            config_name=arguments.config_name,
+            kind=arguments.kind,
+            multi_label=arguments.multi_label,
+            separator=arguments.separator,
+            label_names=arguments.label_names,
+            limits=PictureLimits(arguments.min_side, arguments.max_aspect, arguments.max_edge_share),
+            num_workers=arguments.num_workers,
+        )
+    except (ValueError, OSError) as error:
+        print(f"{arguments.source} cannot be checked: {error}", file=sys.stderr)
+        return 1
+    print(report.table())
+    if arguments.output_dir is not None:
+        report.write(arguments.output_dir)
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
