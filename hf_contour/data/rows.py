@@ -63,6 +63,7 @@ class RowDrawer:
         colour: applied to the augmented picture, or None.
         seed: of every random choice.
         read_contours: whether contours, where a row has them, are needed.
+        reading: further arguments of `open_image`, such as those of the processor that the pictures go to.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class RowDrawer:
         colour: ColourTransform | None = None,
         seed: int = 0,
         read_contours: bool = True,
+        reading: Mapping[str, Any] | None = None,
     ) -> None:
-        self.read_contours = read_contours
+        self.read_contours, self.reading = read_contours, dict(reading or {})
         self.augmentation, self.colour = augmentation, colour
         self.num_samples, self.seed = num_samples, seed
         self._plan: ColourPlan | None = None
@@ -94,7 +96,7 @@ class RowDrawer:
             ValueError: If a contour map cannot be read or has another size than the picture.
         """
         name = row_name(row, index)
-        pixels = np.asarray(open_image(encoded(row["image"]), name=name))
+        pixels = np.asarray(open_image(encoded(row["image"]), name=name, **self.reading))
         contours = row.get("contours") if self.read_contours else None
         size = pixels.shape[:2]
         annotations = read_annotations(contours, name=name, image_size=size) if contours else None

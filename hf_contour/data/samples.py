@@ -35,7 +35,7 @@ class SampleBuilder:
         processor: makes `pixel_values`; for the stage "contour" pictures keep their size, since labels must fit them.
         stage: "contour" or "gender".
         features: of the source; says whether labels are single or multiple, and how many there are.
-        drawer: reads, augments and recolours rows.
+        drawing: further arguments of `RowDrawer`.
     """
 
     def __init__(
@@ -43,8 +43,7 @@ class SampleBuilder:
         processor: ContourImageProcessor,
         stage: str,
         features: datasets.Features | None,
-        *,
-        drawer: RowDrawer,
+        **drawing: Any,
     ) -> None:
         if stage not in STAGES:
             raise ValueError(f"stage is {stage!r}; it must be one of {', '.join(STAGES)}.")
@@ -54,7 +53,10 @@ class SampleBuilder:
                 f"The source has the columns {', '.join(features)}; the stage {stage!r} needs {needed!r}. "
                 "Name the column that holds it when loading the source."
             )
-        self.processor, self.stage, self.drawer = processor, stage, drawer
+        self.processor, self.stage = processor, stage
+        # Opened as the processor would open them: the same file gives the same tensor in training and in use.
+        reading = {"background_color": tuple(processor.background_color), "max_pixels": processor.max_pixels}
+        self.drawer = RowDrawer(read_contours=stage == "contour", reading=reading, **drawing)
         self.num_labels, self.is_multi_label = _count_labels(features) if stage == "gender" else (None, False)
 
     def decode(self, row: Mapping[str, Any], index: int) -> DecodedRow:
@@ -95,6 +97,26 @@ class SampleBuilder:
         return labels
 
 
+class SharedEpoch:
+    """The number of an epoch, in memory that worker processes share, so that kept workers see it change."""
+
+    def __init__(self) -> None:
+        self._number = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._number.share_memory_()  # a pickled or copied tensor is not shared; nothing happens to one that is
+
+    @property
+    def value(self) -> int:
+        """The number."""
+        return int(self._number)
+
+    @value.setter
+    def value(self, epoch: int) -> None:
+        self._number.fill_(epoch)
+
+
 class ContourSamples(Dataset[dict[str, Any]]):
     """Samples of a source with a length.
 
@@ -123,15 +145,9 @@ class ContourSamples(Dataset[dict[str, Any]]):
         cache: bool = False,
     ) -> None:
         self.source = source
-        drawer = RowDrawer(
-            num_samples=len(source),
-            augmentation=augmentation,
-            colour=colour,
-            seed=seed,
-            read_contours=stage == "contour",
-        )
-        self.builder = SampleBuilder(processor, stage, source.features, drawer=drawer)
-        self._epoch = _shared_epoch()
+        drawing = {"num_samples": len(source), "augmentation": augmentation, "colour": colour, "seed": seed}
+        self.builder = SampleBuilder(processor, stage, source.features, **drawing)
+        self._epoch = SharedEpoch()
         self._cached = [self.builder.decode(row, index) for index, row in enumerate(source)] if cache else None
 
     def __len__(self) -> int:
@@ -140,11 +156,11 @@ class ContourSamples(Dataset[dict[str, Any]]):
     @property
     def epoch(self) -> int:
         """Number of the pass over the data, from which augmentation and colours are drawn."""
-        return int(self._epoch)
+        return self._epoch.value
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch; workers that are kept between epochs see it too."""
-        self._epoch.fill_(epoch)
+        self._epoch.value = epoch
 
     def decoded(self, index: int) -> DecodedRow:
         """The row as read, from memory if it is kept there."""
@@ -176,20 +192,18 @@ class ContourStream(IterableDataset[dict[str, Any]]):
         seed: int = 0,
     ) -> None:
         self.source = source
-        drawer = RowDrawer(
-            num_samples=None, augmentation=augmentation, colour=colour, seed=seed, read_contours=stage == "contour"
-        )
-        self.builder = SampleBuilder(processor, stage, source.features, drawer=drawer)
-        self._epoch = _shared_epoch()
+        drawing = {"num_samples": None, "augmentation": augmentation, "colour": colour, "seed": seed}
+        self.builder = SampleBuilder(processor, stage, source.features, **drawing)
+        self._epoch = SharedEpoch()
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, also that of the source's own shuffling."""
-        self._epoch.fill_(epoch)
+        self._epoch.value = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         share, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        epoch = int(self._epoch)
+        epoch = self._epoch.value
         self.source.set_epoch(epoch)
         # `iter`, unlike iterating over the source, does not deal its files out to the workers: positions stay global.
         for index, batch in enumerate(self.source.iter(batch_size=1)):
@@ -249,8 +263,3 @@ def _count_labels(features: datasets.Features | None) -> tuple[int | None, bool]
     if inner is not None and not isinstance(inner, datasets.ClassLabel):
         raise ValueError(f"The column 'label' holds lists of {inner}; lists of ClassLabel are needed.")
     return getattr(inner or column, "num_classes", None), inner is not None
-
-
-def _shared_epoch() -> torch.Tensor:
-    """A number in memory that worker processes share."""
-    return torch.zeros((), dtype=torch.int64).share_memory_()

@@ -1,0 +1,76 @@
+"""Write a larger data set: the pictures as they are, and changed copies of them.
+
+    python scripts/augment_data.py --data FOLDER --recipe scripts/recipes/contour_bsds500.yaml --copies 4 \
+        --split train --output enlarged
+
+The recipe is one of training; its `augmentation` and `colour` are used (with `--stage`, those of that stage), the rest
+concerns training alone. Copy k is the sample that training draws in epoch k with the same seed. About 30 copies a
+second on one core at 481x321. Exit codes: 0 written, 2 refused.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from hf_contour.data.augment import Augmentation, AugmentationRecipe
+from hf_contour.data.colour import ColourTransform
+from hf_contour.data.offline import EnlargedSet, write_enlarged
+from hf_contour.data.sources import ColumnNames, load_source
+from hf_contour.training.arguments import read_recipe
+
+
+@dataclass
+class AugmentDataArguments:
+    """What to enlarge, how, and where to."""
+
+    data: str = field(metadata={"help": "a folder, a file or a Hub id"})
+    recipe: str = field(metadata={"help": "YAML file with augmentation, colour or both"})
+    output: str = field(metadata={"help": "folder to make; must not exist"})
+    copies: int = field(default=1, metadata={"help": "changed copies of each picture"})
+    seed: int = field(default=0, metadata={"help": "seed of every random choice"})
+    stage: str | None = field(default=None, metadata={"help": "contour or gender: that stage's part of the recipe"})
+    split: str = field(default="train", metadata={"help": "split to enlarge"})
+    data_config: str | None = field(default=None, metadata={"help": "configuration of the data set"})
+    streaming: bool = field(default=False, metadata={"help": "read the data set as a stream"})
+    keep_originals: bool = field(default=True, metadata={"help": "write the pictures themselves too"})
+    image_column: str = field(default="image", metadata={"help": "column of the pictures"})
+    contours_column: str = field(default="contours", metadata={"help": "column of the contour maps"})
+    label_column: str = field(default="label", metadata={"help": "column of the labels"})
+
+
+def enlarge(arguments: AugmentDataArguments) -> EnlargedSet:
+    """Load, enlarge, write."""
+    recipe = read_recipe(Path(arguments.recipe))
+    if arguments.stage is not None:
+        recipe = {**recipe, **(recipe.get(arguments.stage) or {})}
+    augmentation, colour = recipe.get("augmentation"), recipe.get("colour")
+    source = load_source(
+        arguments.data,
+        split=arguments.split,
+        columns=ColumnNames(arguments.image_column, arguments.contours_column, arguments.label_column),
+        streaming=arguments.streaming,
+        config_name=arguments.data_config,
+    )
+    return write_enlarged(
+        source,
+        arguments.output,
+        copies=arguments.copies,
+        augmentation=Augmentation(AugmentationRecipe.from_dict(augmentation)) if augmentation else None,
+        colour=ColourTransform.from_dict(colour) if colour else None,
+        seed=arguments.seed,
+        split=arguments.split,
+        keep_originals=arguments.keep_originals,
+    )
+
+
+if __name__ == "__main__":
+    (parsed,) = HfArgumentParser(AugmentDataArguments).parse_args_into_dataclasses()
+    try:
+        written = enlarge(parsed)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{written.num_originals} pictures and {written.num_copies} copies written to {written.folder}")
+    sys.exit(0)
