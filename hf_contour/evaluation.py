@@ -120,7 +120,10 @@ def evaluate(arguments: EvaluationArguments, *, command: str) -> Results:
         protocol=_protocol(arguments, processor, accelerator, is_classifier=is_classifier),
         scores=scores,
         command=command,
-        arguments=asdict(arguments) | {name: portable_path(getattr(arguments, name)) for name in ("model", "data")},
+        arguments={
+            name: portable_path(value) if isinstance(value, str) else value
+            for name, value in asdict(arguments).items()
+        },
         seed=arguments.seed,
         versions=library_versions(),
         commit=source_commit(),

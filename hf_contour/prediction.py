@@ -1,5 +1,6 @@
 """Contours and classes of any pictures: files, folders, or rows of a data set. A bad picture costs only itself."""
 
+import copy
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from accelerate import PartialState
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers.image_utils import SizeDict
 
 from hf_contour.evaluation import load_model
 from hf_contour.image_processing_contour import ContourImageProcessor
@@ -127,11 +129,11 @@ def draw_contours(
     report = PredictionReport()
     device = next(model.parameters()).device
     for source, picture in open_pictures(sources, report):
-        sizing = reading_size(picture, max_side)
-        outputs = model(pixel_values=processor(picture, return_tensors="pt", **sizing)["pixel_values"].to(device))
+        own = processor_for(picture, processor, max_side)
+        outputs = model(pixel_values=own(picture, return_tensors="pt")["pixel_values"].to(device))
         target_sizes = [(picture.height, picture.width)]
-        soft = processor.post_process_contours(outputs, target_sizes)[0]
-        thin = processor.post_process_contours(outputs, target_sizes, threshold=threshold, thin=True)[0]
+        soft = own.post_process_contours(outputs, target_sizes)[0]
+        thin = own.post_process_contours(outputs, target_sizes, threshold=threshold, thin=True)[0]
         maps = {"contours": grey_picture(soft), "thin": grey_picture(thin)}
         if with_levels:
             size = outputs.logits.shape[-2:]
@@ -148,13 +150,15 @@ def draw_contours(
     return report
 
 
-def reading_size(picture: Image.Image, max_side: int) -> dict[str, Any]:
-    """Arguments of the processor that keep the picture's size, or bring its longer side to `max_side`."""
+def processor_for(picture: Image.Image, processor: ContourImageProcessor, max_side: int) -> ContourImageProcessor:
+    """The processor with a size that keeps the picture's own, or brings its longer side to `max_side`."""
     longer = max(picture.size)
-    if not max_side or longer <= max_side:
-        return {"do_resize": False, "do_pad": False}
-    height, width = (max(round(side * max_side / longer), 1) for side in (picture.height, picture.width))
-    return {"do_resize": True, "do_pad": False, "size": {"height": height, "width": width}}
+    own = copy.copy(processor)
+    own.do_resize, own.do_pad = bool(max_side) and longer > max_side, False
+    if own.do_resize:
+        height, width = (max(round(side * max_side / longer), 1) for side in (picture.height, picture.width))
+        own.size = SizeDict(height=height, width=width)
+    return own
 
 
 def level_maps(outputs: Any, size: Sequence[int], *, output_stride: int) -> list[Tensor]:

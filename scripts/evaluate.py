@@ -15,14 +15,14 @@ import sys
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from hf_contour.evaluation import EvaluationArguments, evaluate, summary
+from hf_contour.evaluation import EvaluationArguments, evaluate, portable_path, summary
 
 
 def main() -> None:
     """Read the flags, evaluate, print the figures."""
     parser = HfArgumentParser(EvaluationArguments)
     (arguments,) = parser.parse_args_into_dataclasses()
-    command = shlex.join(["accelerate", "launch", "scripts/evaluate.py", *sys.argv[1:]])
+    command = shlex.join(["accelerate", "launch", "scripts/evaluate.py", *map(portable_path, sys.argv[1:])])
     try:
         results = evaluate(arguments, command=command)
     except (ValueError, FileNotFoundError) as error:

@@ -140,6 +140,11 @@ def direct_probabilities(folder: Path, images: Sequence[Any]) -> np.ndarray:
     return torch.stack(logits).softmax(dim=1).numpy()
 
 
+def read_png(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def read_table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -174,7 +179,7 @@ def test_evaluate_classifier_writes_its_scores(
     assert (results.task, results.name) == ("image-classification", "tiny-garments-data-test")
     assert results.data == {"source": "data", "config": None, "split": "test", "num_samples": 7}
     assert results.protocol["image_size"] == SIZE
-    assert str(tmp_path) not in json.dumps([results.arguments, results.data])
+    assert str(tmp_path) not in json.dumps([results.arguments, results.data, results.command])
     assert results.versions["torch"] == torch.__version__.split("+")[0]
 
 
@@ -270,8 +275,8 @@ def test_predict_draws_contours_at_the_size_of_the_picture(
     pixels = torch.from_numpy(np.asarray(picture(0)).copy()).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         expected = model((pixels - 0.5) / 0.5).logits[0, 0].sigmoid().numpy()
-    soft = np.asarray(Image.open(output / "0_contours.png"))
-    thin = np.asarray(Image.open(output / "0_thin.png"))
+    soft = read_png(output / "0_contours.png")
+    thin = read_png(output / "0_thin.png")
     assert soft == pytest.approx(expected * 255, abs=1)
     assert set(np.unique(thin)) <= {0, 255}
     assert (thin > 0).sum() <= (expected >= 0.5).sum()
@@ -290,10 +295,10 @@ def test_predict_draws_levels_and_the_picture_only_when_asked(
         "1_picture.png",
         "1_thin.png",
     ]
-    whole = Image.open(output / "1_picture.png")
-    assert whole.size == (3 * 40, 30)
-    assert np.array_equal(np.asarray(whole)[:, :40], np.asarray(picture(1)))
-    assert Image.open(output / "1_level1.png").size == (40, 30)
+    whole = read_png(output / "1_picture.png")
+    assert whole.shape == (30, 3 * 40, 3)
+    assert np.array_equal(whole[:, :40], np.asarray(picture(1)))
+    assert read_png(output / "1_level1.png").shape == (30, 40)
 
 
 def test_predict_makes_large_pictures_small(
@@ -302,7 +307,7 @@ def test_predict_makes_large_pictures_small(
     Image.new("RGB", (200, 90), "white").save(tmp_path / "large.png")
     flags = ["--model", extractor_folder, "--contours", "--inputs", tmp_path / "large.png", "--max_side", 64]
     assert run_script("predict", *flags, "--levels", "--output", tmp_path / "drawn", monkeypatch=monkeypatch) == 0
-    assert {Image.open(path).size for path in (tmp_path / "drawn").iterdir()} == {(200, 90)}
+    assert {read_png(path).shape for path in (tmp_path / "drawn").iterdir()} == {(90, 200)}
 
 
 def test_level_maps_are_relative_mean_activation(extractor_folder: Path) -> None:
