@@ -158,6 +158,9 @@ class ContourCascade(nn.Module):
 
     def forward(self, hidden_state: Tensor) -> list[Tensor]:
         """`(B, C, H, W)` to one map per stage."""
+        if self.training and self.stages[0].gradient_checkpointing and not hidden_state.requires_grad:
+            # Reentrant checkpointing gives a stage no gradients unless its input takes one.
+            hidden_state = hidden_state.detach().requires_grad_()
         hidden_states = []
         for stage in self.stages:
             hidden_state = stage(hidden_state)
