@@ -94,9 +94,7 @@ def classification_loss(
         class_weights = class_weights.to(logits)
     if problem_type == "multi_label_classification":
         if labels.shape != logits.shape:
-            raise ValueError(
-                f"labels are {tuple(labels.shape)}; expected {tuple(logits.shape)} zeros and ones."
-            )
+            raise ValueError(f"labels are {tuple(labels.shape)}; expected {tuple(logits.shape)} zeros and ones.")
         targets = labels.to(torch.float32) * (1 - label_smoothing) + label_smoothing / 2
         return nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=class_weights)
     if labels.shape != logits.shape[:1]:
