@@ -37,3 +37,15 @@ def stop_requests() -> Iterator[StopRequest]:
 def exit_code(number: int) -> int:
     """The exit code of a process that a signal ended, as shells count: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + number
+
+
+def ignore_stop_requests(worker: int) -> None:
+    """For processes that load samples: a signal to the whole group must leave them to serve the last step.
+
+    They end with the process that they serve.
+
+    Args:
+        worker: its number, as `DataLoader` passes it.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -24,6 +24,7 @@ from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.training.arguments import EMBEDDED, ContourTrainingArguments
 from hf_contour.training.evaluation import evaluate_classes, evaluate_contours
+from hf_contour.training.interrupts import ignore_stop_requests
 from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
 from hf_contour.training.pictures import draw_contours
 
@@ -79,6 +80,7 @@ class StageData:
         options: dict[str, Any] = {
             "collate_fn": self.collate,
             "num_workers": arguments.num_workers,
+            "worker_init_fn": ignore_stop_requests,
             "pin_memory": accelerator.device.type == "cuda",
             "generator": torch.Generator(),  # else the loader would draw from the generator of dropout
         }
@@ -105,6 +107,7 @@ class StageData:
             batch_size=_ONE if self.arguments.stage == "contour" else self.arguments.eval_batch_size,
             collate_fn=self.collate,
             num_workers=self.arguments.num_workers,
+            worker_init_fn=ignore_stop_requests,
             generator=torch.Generator(),
         )
         return accelerator.prepare_data_loader(loader)
