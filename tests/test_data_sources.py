@@ -171,6 +171,19 @@ def test_pictures_as_plain_bytes_and_as_paths(tmp_path):
     assert colour_of(load_both_ways(path)[0]["image"]) == (4, 0, 0)
 
 
+def test_an_empty_picture_or_a_path_to_nowhere_in_parquet(tmp_path):
+    good, gone = {"bytes": png(picture(0)), "path": None}, {"bytes": None, "path": "gone.png"}
+    for cell, message in ((None, "row 1 .*there is no picture"), (gone, r"row 1 .*gone\.png is not there")):
+        path = write_parquet(tmp_path / "a.parquet", {"image": [good, cell, good]}, {"image": Image()})
+        for streaming in (False, True):
+            with pytest.raises((ValueError, FileNotFoundError), match=message):
+                list(load_source(path, streaming=streaming))
+    columns = {"image": [good] * 3, "contours": [[good], [], [good, gone]]}
+    path = write_parquet(tmp_path / "b.parquet", columns, {"image": Image(), "contours": List(Image())})
+    with pytest.raises(FileNotFoundError, match=r"row 2 .*column contours.*gone\.png"):
+        load_source(path)
+
+
 def test_nothing_is_decoded_while_loading(tmp_path):
     columns = {"image": [{"bytes": b"no picture", "path": None}], "contours": [[{"bytes": b"nor this", "path": None}]]}
     path = write_parquet(tmp_path / "a.parquet", columns, {"image": Image(), "contours": List(Image())})

@@ -1,6 +1,5 @@
 """Drawn contours: reading one map per annotator, and their mean, the consensus that the loss learns from."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-MAX_EDGE_SHARE = 0.5  # BSDS500 maps have 0.2 % to 12 % of their pixels set
+from hf_contour.image_processing_contour import open_image
+
+MAX_EDGE_SHARE = 0.5  # see `read_annotations`; lines cover a few hundredths of a picture
+BLACK = (0, 0, 0)
 
 
 def read_annotations(
@@ -20,10 +22,9 @@ def read_annotations(
 ) -> np.ndarray:
     """Read the contour maps of one picture.
 
-    Maps are drawn white on black. A 1-bit map is taken as it is; in a map with more levels a pixel is a contour above
-    the middle of the range (above 127 in 8 bit, 32767 in 16 bit, 0.5 in floats). A colour map is turned grey first,
-    transparent pixels count as black. Boolean arrays are taken as they are; an integer array with no value above 1
-    holds 0 and 1.
+    Maps are drawn white on black. Pictures are opened by `open_image`, transparent pixels black, and turned grey; a
+    pixel is a contour above the middle of the range: 127 in 8 bits (32767 in 16 bits and 0.5 in floats, in arrays).
+    Boolean maps are taken as they are, and integers of which none is above 1 as 0 and 1.
 
     Args:
         contours: one per annotator: `{"bytes", "path"}`, a path, bytes, a PIL image or an array `(height, width)`.
@@ -62,40 +63,22 @@ def read_contour_map(contour: Any, *, name: str) -> np.ndarray:
         contour = contour["bytes"] if contour.get("bytes") is not None else contour.get("path")
     if isinstance(contour, np.ndarray):
         return _threshold_array(contour, name)
-    if isinstance(contour, PILImage.Image):
-        return _threshold_image(contour)
-    if not isinstance(contour, str | Path | bytes):
+    if not isinstance(contour, str | Path | bytes | PILImage.Image):
         raise ValueError(f"{name} is a {type(contour).__name__}; expected bytes, a path, a PIL image or an array.")
-    try:
-        with PILImage.open(io.BytesIO(contour) if isinstance(contour, bytes) else contour) as image:
-            return _threshold_image(image)
-    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}). Replace or remove it.") from error
-
-
-def _threshold_image(image: PILImage.Image) -> np.ndarray:
-    if image.mode == "1":
-        return np.asarray(image)
-    if image.mode.startswith("I"):  # 16 bit, or 32 bit holding it
-        return np.asarray(image) > 32767
-    if image.mode == "F":
-        return np.asarray(image) > 0.5
-    if "transparency" in image.info or image.mode in {"LA", "RGBA", "PA", "La", "RGBa"}:
-        image = image.convert("RGBA")
-        image = PILImage.alpha_composite(PILImage.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.asarray(image.convert("L")) > 127
+    grey = np.asarray(open_image(contour, name=name, background_color=BLACK).convert("L"))
+    return _threshold_array(grey, name)
 
 
 def _threshold_array(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim != 2:
+    if array.ndim != 2 or not array.size:
         raise ValueError(f"{name} is an array of shape {array.shape}; expected (height, width).")
     if array.dtype == bool:
         return array
-    if np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind == "f":
         return array > 0.5
-    if array.size and array.max() <= 1:
+    if array.max() <= 1:
         return array > 0
-    return array > np.iinfo(array.dtype).max // 2 if array.dtype.kind == "u" else array > 127
+    return array > (32767 if array.dtype == np.uint16 else 127)
 
 
 def consensus(annotations: np.ndarray) -> np.ndarray:

@@ -250,8 +250,9 @@ def _check_row(
     dataset: Dataset, split: str, names: list[str] | None, limits: PictureLimits, index: int
 ) -> _CheckedRow:
     row = dataset[index]
-    file = row["image"]["path"] or f"row {index}"
-    picture = check_picture(row["image"], name=file, limits=limits)
+    cell = row["image"] or {"bytes": None, "path": None}
+    file = cell["path"] or f"row {index}"
+    picture = check_picture(cell, name=file, limits=limits)
     problems = list(picture.problems)
     contours = row.get("contours") or []
     if "contours" in row:

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value, concatenate_datasets
 from datasets.features import LargeList
 
@@ -118,11 +121,9 @@ def with_standard_pictures(dataset: AnyDataset, traits: SourceTraits) -> AnyData
     """
     picture = Image(decode=False)
 
-    def image_cell(value: Any, index: int) -> dict[str, Any]:
+    def image_cell(value: Any, index: int) -> dict[str, Any] | None:
         cell = picture_cell(value, traits, f"{traits.row(index)}, column image")
-        if cell is None and not traits.strict:
-            return {"bytes": None, "path": None}
-        if cell is None:
+        if cell is None and traits.strict:
             raise ValueError(f"{traits.row(index)}: there is no picture. Remove the row or name its file.")
         return cell
 
@@ -151,11 +152,23 @@ def _standard_column(
         )
     from_files = isinstance(inner, Value) and "string" in inner.dtype
     if stored == feature and isinstance(dataset, Dataset):
-        if traits.strict and traits.folder is not None:  # cells may be paths
-            for index, row in enumerate(dataset.select_columns([column])):
-                function(row[column], index)
+        if traits.strict:
+            for index in _rows_without_bytes(dataset, column):
+                function(dataset[index][column], index)
         return dataset
     return replace_column(dataset, column, function, feature, in_memory=from_files)
+
+
+def _rows_without_bytes(dataset: Dataset, column: str) -> Iterator[int]:
+    """Numbers of the rows with a picture that is empty or a path, found without reading the others' bytes."""
+    start = 0
+    for chunk in dataset.select_columns([column]).with_format("arrow")[:].column(column).chunks:
+        is_list = pa.types.is_list(chunk.type)
+        cells = pc.list_flatten(chunk) if is_list else chunk
+        rows = pc.list_parent_indices(chunk).to_numpy() if is_list else np.arange(len(chunk))
+        is_empty = pc.is_null(pc.struct_field(cells, "bytes")).to_numpy(zero_copy_only=False)
+        yield from (start + np.unique(rows[is_empty])).tolist()
+        start += len(chunk)
 
 
 def _holds_pictures(feature: Any) -> bool:

@@ -1,0 +1,122 @@
+"""Contour maps are read white on black from any form, and averaged over the annotators."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_contour.data.annotations import consensus, read_annotations
+from hf_contour.loss_contour import IGNORE_LABEL, edge_loss
+
+CROSS = np.zeros((4, 6), dtype=bool)
+CROSS[1, :] = True
+CROSS[:, 2] = True
+assert CROSS.sum() == 9
+
+
+def content(image: Image.Image, file_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=file_format)
+    return buffer.getvalue()
+
+
+def with_alpha(rgb: int, alpha: np.ndarray) -> Image.Image:
+    array = np.full((*alpha.shape, 4), rgb, dtype=np.uint8)
+    array[..., 3] = alpha
+    return Image.fromarray(array, mode=None)
+
+
+@pytest.mark.parametrize(
+    "contour",
+    [
+        pytest.param(CROSS, id="boolean array"),
+        pytest.param(CROSS.astype(np.int64), id="array of 0 and 1"),
+        pytest.param(CROSS.astype(np.float32), id="array of floats"),
+        pytest.param(np.where(CROSS, 40000, 30000).astype(np.uint16), id="16-bit array"),
+        pytest.param(np.where(CROSS, 128, 127).astype(np.uint8), id="grey array, either side of the middle"),
+        pytest.param(Image.fromarray(CROSS), id="PIL 1 bit"),
+        pytest.param(content(Image.fromarray(CROSS)), id="1-bit PNG"),
+        pytest.param({"bytes": content(Image.fromarray(CROSS)), "path": "gone.png"}, id="cell with bytes"),
+        pytest.param(content(Image.fromarray(np.where(CROSS, 128, 127).astype(np.uint8))), id="grey PNG"),
+        pytest.param(content(Image.fromarray(CROSS.astype(np.uint8))), id="PNG of 0 and 1"),
+        pytest.param(content(Image.fromarray(np.where(CROSS, 40000, 30000).astype(np.uint16))), id="16-bit PNG"),
+        pytest.param(content(Image.fromarray(CROSS.astype(np.float32)), "TIFF"), id="float TIFF"),
+        pytest.param(content(Image.fromarray(np.where(CROSS, 255, 0).astype(np.uint8)).convert("RGB")), id="colour"),
+        pytest.param(content(Image.fromarray(np.where(CROSS, 255, 0).astype(np.uint8)).convert("P")), id="palette"),
+        pytest.param(content(with_alpha(255, np.where(CROSS, 255, 0))), id="white drawn on nothing"),
+    ],
+)
+def test_every_form_gives_the_same_map(contour):
+    annotations = read_annotations([contour], name="a.jpg", image_size=(4, 6))
+    assert annotations.dtype == bool
+    assert annotations.shape == (1, 4, 6)
+    assert (annotations[0] == CROSS).all()
+
+
+def test_a_map_in_a_file(tmp_path):
+    Image.fromarray(CROSS).save(tmp_path / "c.png")
+    for contour in (tmp_path / "c.png", str(tmp_path / "c.png"), {"bytes": None, "path": str(tmp_path / "c.png")}):
+        assert (read_annotations([contour], name="a.jpg")[0] == CROSS).all()
+
+
+def test_consensus_is_the_share_of_the_annotators():
+    maps = np.zeros((4, 2, 3), dtype=bool)
+    maps[:1, 0, 0] = True
+    maps[:2, 0, 1] = True
+    maps[:, 1, 2] = True
+    shares = consensus(maps)
+    assert shares.dtype == np.float32
+    assert shares.tolist() == [[0.25, 0.5, 0], [0, 0, 1]]
+    with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
+        consensus(maps[0])
+
+
+def test_the_ignore_band_of_the_loss():
+    # One of four annotators drew the pixel: below the threshold, so neither contour nor background.
+    shares = torch.tensor(consensus(np.array([[[1, 1, 0]], [[1, 0, 0]], [[1, 0, 0]], [[1, 0, 0]]], dtype=bool)))[None]
+    assert shares.tolist() == [[[1, 0.25, 0]]]
+    ignored = shares.clone()
+    ignored[0, 0, 1] = IGNORE_LABEL
+    logits = torch.tensor([[[0.3, 5.0, -0.2]]])
+    assert edge_loss(logits, shares, consensus_threshold=0.3) == edge_loss(logits, ignored, consensus_threshold=0.3)
+    assert edge_loss(logits, shares, consensus_threshold=0.25) != edge_loss(logits, ignored, consensus_threshold=0.25)
+
+
+def test_sizes_must_be_the_size_of_the_picture():
+    with pytest.raises(ValueError, match=r"a\.jpg, contour map 1 is 6x4 .*but the picture is 4x6"):
+        read_annotations([CROSS, CROSS.T], name="a.jpg", image_size=(4, 6))
+    with pytest.raises(ValueError, match=r"contour map 1 is 6x4 .*but contour map 0 is 4x6"):
+        read_annotations([CROSS, CROSS.T], name="a.jpg")
+
+
+def test_inverted_maps_are_refused():
+    with pytest.raises(ValueError, match=r"a\.jpg, contour map 1 has 62% of its pixels set.*black on white"):
+        read_annotations([CROSS, ~CROSS], name="a.jpg")
+    assert read_annotations([~CROSS], name="a.jpg", max_edge_share=1).sum() == 15
+    half = np.zeros((4, 6), dtype=bool)
+    half[:2] = True
+    assert read_annotations([half], name="a.jpg").sum() == 12
+
+
+def test_blank_maps_are_allowed():
+    assert read_annotations([np.zeros((4, 6), dtype=np.uint8)], name="a.jpg").sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("contours", "message"),
+    [
+        ([], r"a\.jpg has no contour map"),
+        (None, r"a\.jpg has no contour map"),
+        ([b"no picture"], r"a\.jpg, contour map 0.*text"),
+        ([content(Image.fromarray(CROSS))[:40]], r"a\.jpg, contour map 0.*damaged"),
+        ([{"bytes": None, "path": "gone.png"}], r"a\.jpg, contour map 0.*no such file"),
+        ([{"bytes": None, "path": None}], r"a\.jpg, contour map 0 is a NoneType"),
+        ([CROSS[None]], r"a\.jpg, contour map 0 is an array of shape \(1, 4, 6\)"),
+        ([7], r"a\.jpg, contour map 0 is a int"),
+    ],
+)
+def test_what_is_no_map_is_refused_with_the_name(contours, message):
+    with pytest.raises(ValueError, match=message):
+        read_annotations(contours, name="a.jpg")
