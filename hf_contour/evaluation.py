@@ -34,6 +34,7 @@ from hf_contour.training.evaluation import evaluate_contours
 from hf_contour.training.records import state_dict_sha256
 
 EMBEDDED = "embedded"
+EMBEDDED_SAMPLES = 200  # as many as a training evaluates on
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -56,6 +57,9 @@ class EvaluationArguments:
     label_column: str = _setting("label", "column of the labels")
     batch_size: int = _setting(32, "pictures of a process in a batch; contours go one by one")
     max_samples: int = _setting(0, "only the first pictures; 0: all")
+    embedded_size: list[int] = field(
+        default_factory=lambda: [96, 96], metadata={"help": "height and width of the drawn garments"}
+    )
     num_workers: int = _setting(0, "processes that read pictures")
     seed: int = _setting(0, "seed of the bootstrap, and of the drawn garments")
     num_resamples: int = _setting(2000, "resamples of the bootstrap")
@@ -66,6 +70,8 @@ class EvaluationArguments:
         for name, low in (("batch_size", 1), ("max_samples", 0), ("num_workers", 0), ("seed", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}.")
+        if len(self.embedded_size) != 2 or min(self.embedded_size) < 1:
+            raise ValueError(f"embedded_size is {self.embedded_size}; expected a height and a width.")
 
     @property
     def results_name(self) -> str:
@@ -159,7 +165,12 @@ def load_split(arguments: EvaluationArguments, *, label_names: list[str] | None)
     """
     limit = arguments.max_samples
     if arguments.data == EMBEDDED:
-        source = embedded_dataset(arguments.split, num_samples=limit or 200, seed=arguments.seed)
+        source = embedded_dataset(
+            arguments.split,
+            num_samples=limit or EMBEDDED_SAMPLES,
+            seed=arguments.seed,
+            size=(arguments.embedded_size[0], arguments.embedded_size[1]),
+        )
         if label_names not in (None, source.features["label"].names):
             raise ValueError(f"the drawn garments have {source.features['label'].names}; the model {label_names}.")
         return source

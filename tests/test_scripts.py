@@ -212,6 +212,17 @@ def test_evaluate_extractor_writes_its_loss(
     assert 0 <= results.scores["pixel_f1"] <= 1
 
 
+def test_evaluate_takes_the_drawn_garments(
+    classifier_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "tiny.json"
+    flags = ["--model", classifier_folder, "--max_samples", 6, "--embedded_size", 40, 32, "--output", output, "--cpu"]
+    run_script("evaluate", *flags, monkeypatch=monkeypatch)
+    results = read_results(output)
+    assert results.name == "tiny-garments-embedded-test"
+    assert results.scores["num_samples"] == 6
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
