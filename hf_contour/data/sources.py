@@ -296,7 +296,11 @@ def _csv_table(path: Path, kind: str) -> Path | None:
 def _rows_of_split(dataset: AnyDataset, table: Path | None, split: str) -> AnyDataset:
     if table is None:
         return dataset
-    return dataset.filter(lambda row: str(row["split"]).strip() == split)
+    return dataset.filter(partial(_is_of_split, split=split))
+
+
+def _is_of_split(row: dict[str, Any], *, split: str) -> bool:
+    return str(row["split"]).strip() == split
 
 
 def _bsds_folders(path: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -120,24 +121,25 @@ def with_standard_pictures(dataset: AnyDataset, traits: SourceTraits) -> AnyData
     Paths become absolute and are checked; remote paths of a stream are read into bytes.
     """
     picture = Image(decode=False)
-
-    def image_cell(value: Any, index: int) -> dict[str, Any] | None:
-        cell = picture_cell(value, traits, f"{traits.row(index)}, column image")
-        if cell is None and traits.strict:
-            raise ValueError(f"{traits.row(index)}: there is no picture. Remove the row or name its file.")
-        return cell
-
-    def contour_cells(value: Any, index: int) -> list[dict[str, Any]]:
-        if traits.is_text and isinstance(value, str):
-            value = [part.strip() for part in value.split(traits.separator)]
-        values = value if isinstance(value, list) else [value]
-        cells = (picture_cell(one, traits, f"{traits.row(index)}, column contours") for one in values)
-        return [cell for cell in cells if cell is not None]
-
-    dataset = _standard_column(dataset, "image", image_cell, picture, traits)
+    dataset = _standard_column(dataset, "image", partial(_image_cell, traits=traits), picture, traits)
     if "contours" in dataset.features:
-        dataset = _standard_column(dataset, "contours", contour_cells, List(picture), traits)
+        dataset = _standard_column(dataset, "contours", partial(_contour_cells, traits=traits), List(picture), traits)
     return dataset
+
+
+def _image_cell(value: Any, index: int, *, traits: SourceTraits) -> dict[str, Any] | None:
+    cell = picture_cell(value, traits, f"{traits.row(index)}, column image")
+    if cell is None and traits.strict:
+        raise ValueError(f"{traits.row(index)}: there is no picture. Remove the row or name its file.")
+    return cell
+
+
+def _contour_cells(value: Any, index: int, *, traits: SourceTraits) -> list[dict[str, Any]]:
+    if traits.is_text and isinstance(value, str):
+        value = [part.strip() for part in value.split(traits.separator)]
+    values = value if isinstance(value, list) else [value]
+    cells = (picture_cell(one, traits, f"{traits.row(index)}, column contours") for one in values)
+    return [cell for cell in cells if cell is not None]
 
 
 def _standard_column(
@@ -238,11 +240,7 @@ def with_standard_labels(
         )
     mapping = LabelMapping(tuple(names), source_names, text_numbers=traits.is_text)
 
-    def encode(value: Any, index: int) -> int | list[int]:
-        if not multi_label:
-            return mapping(value, traits.row(index))
-        return [mapping(one, traits.row(index)) for one in _labels_of(value, traits, traits.row(index))]
-
+    encode = partial(_encoded_label, mapping=mapping, traits=traits, multi_label=multi_label)
     feature = ClassLabel(names=names)
     if isinstance(dataset, IterableDataset):
         return replace_column(dataset, "label", encode, List(feature) if multi_label else feature)
@@ -252,6 +250,14 @@ def with_standard_labels(
     features = Features({"label": List(feature) if multi_label else feature})
     dataset = _with_column(dataset, Dataset.from_dict({"label": numbers}, features=features))
     return dataset if traits.strict else dataset.add_column(LABEL_PROBLEM, problems, feature=Value("string"))
+
+
+def _encoded_label(
+    value: Any, index: int, *, mapping: LabelMapping, traits: SourceTraits, multi_label: bool
+) -> int | list[int]:
+    if not multi_label:
+        return mapping(value, traits.row(index))
+    return [mapping(one, traits.row(index)) for one in _labels_of(value, traits, traits.row(index))]
 
 
 def _encode_all(
@@ -298,10 +304,7 @@ def replace_column(
     in_memory: bool = True,
 ) -> AnyDataset:
     """Replace one column by `function(value, row number)`, leaving the others as they lie on disk."""
-
-    def apply(row: dict[str, Any], index: int) -> dict[str, Any]:
-        return {column: function(row[column], index)}
-
+    apply = partial(_apply, column=column, function=function)  # not a closure: workers receive streams pickled
     if isinstance(dataset, IterableDataset):
         features = Features({**dataset.features, column: feature})
         return dataset.map(apply, with_indices=True, features=features)
@@ -312,6 +315,10 @@ def replace_column(
         apply, with_indices=True, features=Features({column: feature}), desc=f"Reading {column}"
     )
     return _with_column(dataset, changed)
+
+
+def _apply(row: dict[str, Any], index: int, *, column: str, function: Callable[[Any, int], Any]) -> dict[str, Any]:
+    return {column: function(row[column], index)}
 
 
 def _with_column(dataset: Dataset, column: Dataset) -> Dataset:
