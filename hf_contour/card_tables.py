@@ -32,16 +32,32 @@ def results_table(results: Sequence[Results]) -> str:
     if len(tasks) != 1:
         raise ValueError(f"the results are of {sorted(tasks)}; expected one task in a table.")
     if tasks == {CLASSIFICATION}:
-        header = ["accuracy (interval)", "balanced accuracy", "AUC", "Brier", "calibration error"]
+        header = ["accuracy (95 % interval)", "balanced accuracy", "AUC", "Brier", "calibration error"]
         figures = [_classification_figures(found) for found in results]
     else:
         header = ["loss", "pixel F1 (no tolerance)", "at threshold"]
         figures = [[_share(found.scores[key]) for key in ("loss", "pixel_f1", "pixel_threshold")] for found in results]
     rows = [
-        [found.model["name"], data_words(found.data), str(found.data["num_samples"]), *cells, f"`{found.command}`"]
+        [
+            found.model["name"],
+            data_words(found.data),
+            str(found.data["num_samples"]),
+            _protocol_words(found.protocol),
+            *cells,
+            f"`{found.command}`",
+        ]
         for found, cells in zip(results, figures, strict=True)
     ]
-    return _markdown_table(["model", "data", "pictures", *header, "command"], rows)
+    return _markdown_table(["model", "data", "pictures", "protocol", *header, "command"], rows)
+
+
+def _protocol_words(protocol: dict[str, Any]) -> str:
+    """The size that pictures were read at, and what the interval was drawn over."""
+    size = protocol["image_size"]
+    words = [f"{size['height']}x{size['width']}" if isinstance(size, dict) else f"size {size}"]
+    if "interval_groups" in protocol:
+        words.append(f"interval over {protocol['interval_groups']}")
+    return ", ".join(words)
 
 
 def _classification_figures(results: Results) -> list[str]:

@@ -79,10 +79,13 @@ PATENT = (
 )
 RESEARCH_ONLY = "Weights: for non-commercial research and education only, since BSDS500 was made available for that."
 FREE_WEIGHTS = "Weights: Apache-2.0."
-GENERAL_LIMITS = (
-    "Scores hold for pictures like those of the split that they were measured on; on other shops, times and places "
-    "they will be lower.",
-    "Pictures are made small before they are read; details below that size are lost.",
+GENERAL_LIMIT = (
+    "Scores hold for pictures like those of the split that they were measured on; expect lower ones on other kinds of "
+    "pictures, other shops, times and places."
+)
+CLASSIFIER_LIMIT = "Pictures are brought to a small size before they are read; details below it are lost."
+EXTRACTOR_LIMIT = (
+    "Contours are drawn where people would draw them; texture and shadows are mistaken for them at times."
 )
 
 

@@ -149,7 +149,11 @@ def render_card(folder: Path, facts: CardFacts, results: Sequence[Results]) -> M
         sources=sources,
         starting_weights=[PACKAGED_WEIGHTS[name] for name in facts.starting_weights],
         commands=facts.commands,
-        limits=[*card_text.GENERAL_LIMITS, *(limit for source in sources for limit in source.limits)],
+        limits=[
+            card_text.GENERAL_LIMIT,
+            card_text.CLASSIFIER_LIMIT if is_classifier else card_text.EXTRACTOR_LIMIT,
+            *(limit for source in sources for limit in source.limits),
+        ],
         weights_license=card_text.RESEARCH_ONLY if research_only else card_text.FREE_WEIGHTS,
         patent=card_text.PATENT,
         citations=[source.citation for source in sources if source.citation],
@@ -164,7 +168,7 @@ def card_metadata(model: ModelFolder, facts: CardFacts, results: Sequence[Result
     return ModelCardData(
         license="other" if research_only else "apache-2.0",
         license_name="research-and-education" if research_only else None,
-        license_link="README.md#licence-patent-and-sources" if research_only else None,
+        license_link="README.md" if research_only else None,
         library_name="transformers",
         pipeline_tag="image-classification" if is_classifier else "image-feature-extraction",
         tags=["contours", "edge-detection", *(["fashion", "garments"] if is_classifier else [])],

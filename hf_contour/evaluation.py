@@ -273,7 +273,8 @@ def _protocol(
     return shared | {
         "image_size": size,
         "keeps_aspect_ratio": bool(processor.do_pad),
-        "interval": f"95 % percentile bootstrap over {arguments.group_column or 'pictures'}",
+        "interval": "95 %, percentile bootstrap",
+        "interval_groups": arguments.group_column or "pictures",
     }
 
 

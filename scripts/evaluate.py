@@ -4,9 +4,10 @@ r"""Evaluate a model folder on a split and write one results file.
     accelerate launch scripts/evaluate.py --model model_cards/NAME --data ../shared/data/myntra_gender \
         --data_config small --split test --group_column near_dup_cluster
 
-The first takes seconds (drawn garments), the second about two minutes for 1,926 pictures on two cores. A classifier
-gets accuracy with a 95 % interval, scores per class, confusion matrix, AUC and calibration; an extractor gets its loss
-and pixel scores without tolerance. The file goes to model_cards/results/NAME.json unless --output says otherwise.
+The first takes seconds (drawn garments), the second some minutes: an EfficientNet-Lite0 with the default extractor did
+5 pictures of 160x128 a second on one busy core. A classifier gets accuracy with a 95 % interval, scores per class,
+confusion matrix, AUC and calibration; an extractor gets its loss and pixel scores without tolerance. The file goes to
+model_cards/results/NAME.json unless --output says otherwise.
 """
 
 import shlex

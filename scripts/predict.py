@@ -6,7 +6,7 @@ r"""Classify pictures, or draw their contours.
         --split test --rows 0 1 2 --output drawn
 
 A picture that cannot be read costs only itself. Exit codes: 0 all done, 3 some skipped, 1 none done, 2 wrong flags.
-About 10 pictures a second on one core.
+On one busy core an EfficientNet-Lite0 classifies 5 pictures a second, and a BSDS photograph takes a second to draw.
 """
 
 import sys

@@ -42,7 +42,7 @@ def classifier_results(model: str = "garment-lite0", name: str = "garment-lite0-
         task=CLASSIFICATION,
         model={"name": model, "model_type": "contour_gender", "num_parameters": 108, "sha256": "0" * 64},
         data={"source": "../shared/data/myntra_gender", "config": "small", "split": "test", "num_samples": 4},
-        protocol={"image_size": {"height": 160, "width": 128}},
+        protocol={"image_size": {"height": 160, "width": 128}, "interval_groups": "near_dup_cluster"},
         scores=scores.to_dict(),
         command="accelerate launch scripts/evaluate.py --model m",
         arguments={},
@@ -55,7 +55,11 @@ def classifier_results(model: str = "garment-lite0", name: str = "garment-lite0-
 def contour_results(model: str = "contours") -> Results:
     scores = {"loss": 0.125, "num_samples": 3, "pixel_f1": 0.5, "pixel_threshold": 0.3}
     return dataclasses.replace(
-        classifier_results(model, "contours-test"), task=CONTOURS, scores=scores, command="evaluate"
+        classifier_results(model, "contours-test"),
+        task=CONTOURS,
+        scores=scores,
+        protocol={"image_size": "as they are"},
+        command="evaluate",
     )
 
 
@@ -112,7 +116,10 @@ def test_weights_free_of_bsds_are_apache(tmp_path: Path) -> None:
     assert (card.data.license, card.data.license_name) == ("apache-2.0", None)
     assert card.data.pipeline_tag == "image-feature-extraction"
     assert "No pretrained weights were used." in str(card)
-    assert "| contours | myntra_gender small test | 4 | 0.125 | 0.500 | 0.300 | `evaluate` |" in str(card)
+    assert (
+        "| contours | myntra_gender small test | 4 | size as they are | 0.125 | 0.500 | 0.300 | `evaluate` |"
+        in str(card)
+    )
     assert {figure.metric_type for figure in card.data.eval_results} == {"loss", "pixel_f1"}
 
 
@@ -141,7 +148,10 @@ def test_facts_with_unknown_words_are_refused(tmp_path: Path) -> None:
 def test_the_table_rounds_and_keeps_order() -> None:
     lines = results_table([classifier_results("a"), classifier_results("b")]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| a", "| b"]
-    assert "| 4 | 0.750 (0.250 to 1.000) | 0.750 | 1.000 | 0.125 | 0.300 |" in lines[2]
+    assert (
+        "| 4 | 160x128, interval over near_dup_cluster | 0.750 (0.250 to 1.000) | 0.750 | 1.000 | 0.125 | 0.300 |"
+        in lines[2]
+    )
     with pytest.raises(ValueError, match="one task"):
         results_table([classifier_results(), contour_results()])
 

@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -210,6 +212,24 @@ def test_evaluate_extractor_writes_its_loss(
     assert results.scores["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
     assert results.task == "contour-detection"
     assert 0 <= results.scores["pixel_f1"] <= 1
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(
+    classifier_folder: Path, parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--model", classifier_folder, "--data", parquet, "--group_column", "cluster", "--batch_size", 2, "--cpu"]
+    run_script("evaluate", *flags, "--output", tmp_path / "one.json", monkeypatch=monkeypatch)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [*launcher, SCRIPTS / "evaluate.py", *flags, "--output", tmp_path / "two.json"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([str(word) for word in words], check=True, timeout=300, env=environment)
+    one, two = (read_results(tmp_path / f"{name}.json") for name in ("one", "two"))
+    assert two.protocol["num_processes"] == 2
+    for name in ("confusion_matrix", "num_groups", "accuracy_interval"):
+        assert two.scores[name] == one.scores[name]
+    assert two.scores["brier_score"] == pytest.approx(one.scores["brier_score"], abs=1e-6)
+    assert two.scores["num_samples"] == 7
 
 
 def test_evaluate_takes_the_drawn_garments(
