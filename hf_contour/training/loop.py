@@ -396,11 +396,15 @@ def drop_log_lines(path: Path, *, after_step: int) -> None:
 
 
 def refuse_other_identity(saved: dict[str, Any], wanted: dict[str, Any], *, folder: Path) -> None:
-    """Raises `ResumeError` naming what differs between a checkpoint and this training."""
+    """Raises `ResumeError` naming what differs between a checkpoint and this training.
+
+    A setting that the checkpoint does not know, because it is newer, had its default.
+    """
+    saved = {**asdict(ContourTrainingArguments(stage=wanted.get("stage", "both"))), **saved}
     wanted = json.loads(json.dumps(wanted))
-    differing = sorted(key for key in saved.keys() | wanted.keys() if saved.get(key) != wanted.get(key))
+    differing = sorted(key for key in wanted if saved.get(key) != wanted[key])
     if differing:
-        details = "; ".join(f"{key}: {saved.get(key)!r} there, {wanted.get(key)!r} here" for key in differing)
+        details = "; ".join(f"{key}: {saved.get(key)!r} there, {wanted[key]!r} here" for key in differing)
         raise ResumeError(
             f"{folder} holds a training with other settings ({details}). Give the same settings to go on with it, "
             "--overwrite to throw it away, or another --run_name."

@@ -11,10 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from transformers.utils import logging as transformers_logging
 
 from hf_contour.results import library_versions, source_commit
 from hf_contour.training.arguments import ContourTrainingArguments, parse_arguments
@@ -117,6 +119,9 @@ def run_stage(arguments: ContourTrainingArguments) -> dict[str, Any]:
         FolderInUseError: If another process writes to the folder.
     """
     accelerator = build_accelerator(arguments)
+    if not (arguments.progress and accelerator.is_main_process):
+        datasets.disable_progress_bars()
+        transformers_logging.disable_progress_bar()
     folder = arguments.folder
     with locked_folder(folder) if accelerator.is_main_process else nullcontext(), stop_requests() as request:
         if arguments.overwrite and accelerator.is_main_process:

@@ -1,0 +1,263 @@
+"""Both stages train on a tiny set: they learn, they leave whole folders, and the extractor stays as it is."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+from datasets import ClassLabel, List, load_dataset
+from PIL import Image as PILImage
+from safetensors.torch import save_file
+from tiny_training import EXTRACTOR, LABEL_NAMES, drawn_row, settings, write_source
+from transformers import pipeline
+
+from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, ContourExtractorModel
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
+from hf_contour.training import stages
+from hf_contour.training.loop import NonFiniteLossError
+from hf_contour.training.records import FrozenExtractorError, refuse_changed_extractor, state_dict_sha256
+from hf_contour.training.run import run_stage
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_source(tmp_path_factory.mktemp("tiny") / "source")
+
+
+@pytest.fixture(scope="module")
+def contour_run(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("contour")
+    arguments = settings(folder, "contour", data=str(source), epochs=8, num_pictures=3)
+    return arguments, run_stage(arguments)
+
+
+def gender_settings(tmp_path, source, contour_run, **changes):
+    extractor = str(contour_run[0].folder / "model")
+    return settings(tmp_path, "gender", data=str(source), extractor=extractor, **changes)
+
+
+def log_lines(arguments):
+    return [json.loads(line) for line in (arguments.folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_contour_stage_learns(contour_run):
+    arguments, results = contour_run
+    losses = [line["loss"] for line in log_lines(arguments) if "loss" in line]
+    assert len(losses) == results["training"]["steps"] == 48
+    assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
+
+
+def test_the_contour_stage_leaves_a_whole_folder(contour_run):
+    arguments, results = contour_run
+    written = json.loads((arguments.folder / "results.json").read_text())
+    assert written == json.loads(json.dumps(results))
+    assert written["evaluation"]["validation"]["num_samples"] == 7
+    assert written["training"]["num_samples_seen"] == 8 * 24
+    assert written["training"]["published_weights"] == "moving average"
+    assert written["data"]["num_train_samples"] == 24
+    assert {"torch", "timm", "transformers", "hf_contour"} <= written["versions"].keys()
+    assert json.loads((arguments.folder / "status.json").read_text())["status"] == "finished"
+    with PILImage.open(arguments.folder / "pictures" / "contours.png") as grid:
+        assert grid.size == (3 * 32 + 4 * 2, 3 * 32 + 4 * 2)
+    names = {path.name for path in (arguments.folder / "model").iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= names
+    assert {"modeling_contour_extractor.py", "image_processing_contour.py"} <= names
+    loaded = ContourExtractorForPreTraining.from_pretrained(arguments.folder / "model")
+    assert written["model"]["weights"] == loaded.num_parameters()
+
+
+def test_the_saved_model_gives_the_validation_loss(contour_run, source):
+    """A second way to the figure: the loaded folder and the processor, picture by picture."""
+    arguments, results = contour_run
+    model = ContourExtractorForPreTraining.from_pretrained(arguments.folder / "model").eval()
+    processor = ContourImageProcessor.from_pretrained(arguments.folder / "model")
+    rows = load_dataset("parquet", data_files=str(source / "validation.parquet"), split="train")
+    losses = []
+    for row in rows:  # pictures decoded by `datasets`, where training has a reader of its own
+        pixel_values = processor([row["image"]], return_tensors="pt")["pixel_values"]
+        labels = torch.from_numpy(np.asarray(row["contours"][0]).astype(np.float32))[None]
+        with torch.no_grad():
+            losses.append(model(pixel_values=pixel_values, labels=labels).loss.item())
+    assert np.mean(losses) == pytest.approx(results["evaluation"]["validation"]["loss"], rel=1e-5)
+
+
+def test_the_gender_stage_learns_with_a_frozen_extractor(tmp_path, source, contour_run):
+    arguments = gender_settings(
+        tmp_path, source, contour_run, batch_size=24, epochs=25, augmentation=None, model={"fusion_channels": 8}
+    )
+    results = run_stage(arguments)
+    extractor = ContourExtractorModel.from_pretrained(contour_run[0].folder / "model")
+    model = ContourGenderForImageClassification.from_pretrained(arguments.folder / "model")
+    expected = state_dict_sha256(extractor.state_dict())
+    assert results["extractor"] == {"sha256_before": expected, "sha256_after": expected}
+    assert state_dict_sha256(model.extractor.state_dict()) == expected
+    losses = [line["loss"] for line in log_lines(arguments) if "loss" in line]
+    assert losses[-1] < 0.3 * losses[0]
+    assert model.config.id2label == dict(enumerate(LABEL_NAMES))
+    figures = results["evaluation"]["validation"]
+    assert figures["num_samples"] == 7
+    assert sum(map(sum, figures["confusion_matrix"])) == 7
+
+
+def test_a_pipeline_loads_the_folder_and_sees_what_training_saw(tmp_path, source, contour_run):
+    arguments = gender_settings(tmp_path, source, contour_run, max_steps=2)
+    results = run_stage(arguments)
+    classify = pipeline("image-classification", str(arguments.folder / "model"), trust_remote_code=True, device="cpu")
+    right = 0
+    for number in range(100, 107):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(drawn_row(number)["image"]["bytes"])
+        best = classify(str(path))[0]
+        right += best["label"] == LABEL_NAMES[number % 2]
+    assert right / 7 == pytest.approx(results["evaluation"]["validation"]["accuracy"])
+
+
+def test_several_labels_a_row(tmp_path, contour_run):
+    def several(number, row):
+        return {**row, "label": [[0], [1], [0, 1], []][number % 4]}
+
+    source = write_source(tmp_path / "multi", change=several, label=List(ClassLabel(names=LABEL_NAMES)))
+    arguments = gender_settings(tmp_path, source, contour_run, max_steps=3, class_balance=True, label_smoothing=0.1)
+    results = run_stage(arguments)
+    model = ContourGenderForImageClassification.from_pretrained(arguments.folder / "model")
+    assert model.config.problem_type == "multi_label_classification"
+    # Half of the rows have each label: one negative to a positive.
+    assert results["data"]["class_weights"] == [1.0, 1.0]
+    assert {"label_accuracy", "macro_f1"} <= results["evaluation"]["validation"].keys()
+
+
+def test_rare_classes_weigh_more(tmp_path, contour_run):
+    source = write_source(tmp_path / "rare", change=lambda number, row: {**row, "label": int(number % 4 == 0)})
+    arguments = gender_settings(tmp_path, source, contour_run, max_steps=1, class_balance=True)
+    # 18 of 24 rows are of class 0: 24 / (2 * 18) and 24 / (2 * 6).
+    assert run_stage(arguments)["data"]["class_weights"] == pytest.approx([2 / 3, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("train_parts", "frozen", "trained"),
+    [("head", "image_backbones", "classifier"), ("backbone", "classifier", "image_backbones")],
+)
+def test_what_is_not_trained_does_not_change(tmp_path, source, contour_run, train_parts, frozen, trained):
+    arguments = gender_settings(tmp_path, source, contour_run, max_steps=2, train_parts=train_parts, ema_decay=0.0)
+    arguments.learning_rate = 0.0  # statistics would still move
+    still = run_stage(arguments)
+    arguments = gender_settings(
+        tmp_path, source, contour_run, max_steps=2, train_parts=train_parts, ema_decay=0.0, run_name="moved"
+    )
+    moved = run_stage(arguments)
+    first, second = (
+        ContourGenderForImageClassification.from_pretrained(results["model"]["folder"]) for results in (still, moved)
+    )
+    assert state_dict_sha256(getattr(first, frozen).state_dict()) == state_dict_sha256(
+        getattr(second, frozen).state_dict()
+    )
+    assert state_dict_sha256(getattr(first, trained).state_dict()) != state_dict_sha256(
+        getattr(second, trained).state_dict()
+    )
+    assert moved["model"]["trained_weights"] < moved["model"]["weights"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_backbone_starts_from_a_file(tmp_path, source, contour_run, suffix):
+    network = timm.create_model("test_resnet", num_classes=10)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(network.state_dict(), path)
+    else:
+        save_file(network.state_dict(), path)
+    arguments = gender_settings(
+        tmp_path, source, contour_run, max_steps=1, train_parts="head", ema_decay=0.0, backbone_weights=[str(path)]
+    )
+    results = run_stage(arguments)
+    model = ContourGenderForImageClassification.from_pretrained(results["model"]["folder"])
+    loaded = model.image_backbones[0].network.state_dict()
+    assert set(network.state_dict()) - set(loaded) == {"fc.weight", "fc.bias"}
+    for name, value in loaded.items():
+        assert torch.equal(value, network.state_dict()[name]), name
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path, source, contour_run):
+    path = tmp_path / "other.safetensors"
+    save_file({"conv1.weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"other\.safetensors does not fit the backbone: missing \["):
+        run_stage(gender_settings(tmp_path, source, contour_run, backbone_weights=[str(path)]))
+
+
+def test_without_an_extractor_it_says_how_to_get_one(tmp_path, source):
+    with pytest.raises(ValueError, match=r"holds no contour extractor; train one with --stage contour"):
+        run_stage(settings(tmp_path, "gender", data=str(source)))
+
+
+def test_the_best_weights_are_published(tmp_path, source, contour_run):
+    arguments = gender_settings(tmp_path, source, contour_run, epochs=4, select_best=True, ema_decay=0.0)
+    results = run_stage(arguments)
+    accuracies = [line["validation_accuracy"] for line in log_lines(arguments) if "validation_accuracy" in line]
+    assert len(accuracies) == 4
+    assert results["evaluation"]["validation"]["accuracy"] == max(accuracies)
+    assert results["training"]["best_step"] == 6 * (accuracies.index(max(accuracies)) + 1)
+
+
+def test_it_stops_on_convergence_and_notes_the_step(tmp_path, source):
+    arguments = settings(
+        tmp_path, "contour", data=str(source), learning_rate=0.0, epochs=20, stop_on_convergence=True,
+        augmentation=None, convergence_window=6, convergence_patience=2, convergence_tolerance=0.5,
+    )  # fmt: skip
+    results = run_stage(arguments)
+    assert results["training"]["converged_step"] == results["training"]["steps"] == 18
+    assert any(line.get("converged") == results["training"]["convergence_rule"] for line in log_lines(arguments))
+
+
+def test_a_loss_that_is_not_finite_names_the_samples_and_saves_nothing(tmp_path, source, monkeypatch):
+    def poisoned(self, model, batch):
+        loss = model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
+        return loss * math.nan if 5 in batch["index"] else loss
+
+    monkeypatch.setattr(stages.ContourTask, "train_loss", poisoned)
+    arguments = settings(tmp_path, "contour", data=str(source), ema_decay=0.0)
+    with pytest.raises(NonFiniteLossError, match=r"the loss was nan .* Nothing was updated .*\b5 \(row 5\)"):
+        run_stage(arguments)
+    assert not list((arguments.folder / "checkpoints").glob("*"))
+    assert not (arguments.folder / "model").exists()
+    status = json.loads((arguments.folder / "status.json").read_text())
+    assert (status["status"], status["exit_code"]) == ("failed", 3)
+
+
+def test_a_changed_extractor_is_an_error():
+    refuse_changed_extractor("a", "a")
+    with pytest.raises(FrozenExtractorError, match="SHA-256 a before, b after"):
+        refuse_changed_extractor("a", "b")
+
+
+def test_the_checksum_sees_values_names_types_and_shapes():
+    base = {"a": torch.tensor([1.0, 2.0])}
+    others = [
+        {"a": torch.tensor([1.0, 2.0000002])},
+        {"b": torch.tensor([1.0, 2.0])},
+        {"a": torch.tensor([[1.0, 2.0]])},
+        {"a": torch.tensor([1.0, 2.0], dtype=torch.float64)},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(1)},
+    ]
+    sums = {state_dict_sha256(state_dict) for state_dict in [base, *others]}
+    assert len(sums) == 6
+    assert state_dict_sha256({"b": base["a"], "a": base["a"]}) == state_dict_sha256({"a": base["a"], "b": base["a"]})
+
+
+def test_bf16_channels_last_accumulation_and_other_optimisers_train(tmp_path, source):
+    arguments = settings(
+        tmp_path, "contour", data=str(source), mixed_precision="bf16", channels_last=True, optimizer="sgd",
+        gradient_accumulation_steps=2, schedule="plateau", warmup_steps=2, cache=True, model={**EXTRACTOR,
+        "loss": "balanced"}, colour={"exchange_channels": True, "max_changed": 0.5},
+    )  # fmt: skip
+    results = run_stage(arguments)
+    assert results["training"]["steps"] == 6
+    assert math.isfinite(results["evaluation"]["validation"]["loss"])
+
+
+def test_a_stream_trains(tmp_path, source):
+    arguments = settings(tmp_path, "contour", data=str(source), streaming=True, shuffle_buffer=8, max_steps=8)
+    results = run_stage(arguments)
+    assert results["training"]["steps"] == 8
+    assert results["data"]["num_train_samples"] is None
