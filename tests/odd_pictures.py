@@ -212,7 +212,7 @@ def alpha_pictures() -> dict[str, OddPicture]:
         ),
         "deep_grey_transparent_png": OddPicture(
             write_png(sixteen_bits(DEEP), 16, 0, tRNS=struct.pack(">H", DEEP[2, 3])),
-            np.where((DEEP == DEEP[2, 3])[..., None], white_where, grey(DEEP / 257)),
+            np.where(np.equal(DEEP, DEEP[2, 3])[..., None], white_where, grey(DEEP / 257)),
         ),
         "deep_colour_transparent_png": OddPicture(
             write_png(sixteen_bits(wide), 16, 2, tRNS=struct.pack(">HHH", *wide[2, 3])),
@@ -231,13 +231,9 @@ def colour_space_pictures() -> dict[str, OddPicture]:
     return {
         "cmyk_tiff": OddPicture(encode(Image.fromarray(inks, mode="CMYK"), "tiff"), light, 1),
         "lab_tiff": OddPicture(
-            encode(Image.frombytes("LAB", (WIDTH, HEIGHT), stored.tobytes()), "tiff"), exact_lab(exact), 1.5
+            encode(Image.frombytes("LAB", (WIDTH, HEIGHT), stored.tobytes()), "tiff"), lab_to_rgb(exact), 1.5
         ),
     }
-
-
-def exact_lab(lab: np.ndarray) -> np.ndarray:
-    return lab_to_rgb(lab.astype(float))
 
 
 def first_frame_pictures() -> dict[str, OddPicture]:

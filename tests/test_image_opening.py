@@ -197,7 +197,7 @@ def test_truncated_files_are_refused(kind: str, tmp_path: Path) -> None:
 
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(ImageReadError, match="absent.png: no such file"):
+    with pytest.raises(ImageReadError, match=r"absent\.png: no such file"):
         open_image(tmp_path / "absent.png")
     with pytest.raises(ImageReadError, match="a folder"):
         open_image(tmp_path)
@@ -249,7 +249,7 @@ def test_the_bound_is_an_argument() -> None:
 
 @pytest.mark.parametrize("colour", [(1, 2), (0, 0, 256), (0, 0, -1), "white", (0.5, 0, 0), None, (True, 0, 0)])
 def test_impossible_backgrounds_are_refused(colour: object) -> None:
-    with pytest.raises(ValueError, match="background_color is .*; expected three whole numbers"):
+    with pytest.raises(ValueError, match=r"background_color is .*; expected three whole numbers"):
         open_image(colours(), background_color=colour)  # type: ignore[arg-type]
 
 
