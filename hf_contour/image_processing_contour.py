@@ -261,7 +261,7 @@ class ContourImageProcessor(TorchvisionBackend):
         edge_probs = logits.detach().float().sigmoid()
         maps = list(edge_probs[:, 0])
         if target_sizes is not None:
-            sizes = [(int(height), int(width)) for height, width in target_sizes]
+            sizes = _check_target_sizes(target_sizes, len(maps))
             maps = [self._restore(probs, height, width) for probs, (height, width) in zip(maps, sizes, strict=True)]
         if thin:
             maps = [suppress_non_maxima(probs) for probs in maps]
@@ -330,6 +330,16 @@ def _check_size(size: Any) -> None:
         raise ValueError(f"size is {size!r}; {expected}.")
 
 
+def _check_target_sizes(target_sizes: Sequence[tuple[int, int]] | Tensor, count: int) -> list[tuple[int, int]]:
+    sizes = [(int(height), int(width)) for height, width in target_sizes]
+    if len(sizes) != count:
+        raise ValueError(f"target_sizes has {len(sizes)} entries for {count} maps; expected one each.")
+    for height, width in sizes:
+        if height < 1 or width < 1:
+            raise ValueError(f"target_sizes has {height}x{width}; expected the height and width of a picture.")
+    return sizes
+
+
 def _lay_on_canvas(stacked: Tensor, placement: Placement, background_color: Sequence[int]) -> Tensor:
     """`(B, C, height, width)` to `(B, C, canvas_height, canvas_width)`."""
     batch_size, channels, height, width = stacked.shape
@@ -361,8 +371,9 @@ def suppress_non_maxima(edge_probs: Tensor) -> Tensor:
         `(H, W)`, float32 on the same device: the crests with their values, 0 elsewhere.
 
     Source: Dollar and Zitnick, structured edges (2015), `edgesDetect.m` and `edgesNmsMex.cpp` of their toolbox,
-    with radius 1 and multiplier 1.01. Two departures: the 5 pixels along the frame are not faded, and the map
-    itself is not smoothed first, so that its values stay.
+    with radius 1 and multiplier 1.01. Departures: the 5 pixels along the frame are not faded; the map itself is
+    not smoothed first, so that its values stay; and where the mixed derivative is exactly 0 its sign counts as
+    positive, as the toolbox takes perfectly horizontal edges for vertical ones.
     """
     probs = edge_probs.detach().float().cpu().numpy()
     angle = _edge_normal(probs)
@@ -381,7 +392,8 @@ def _edge_normal(probs: np.ndarray) -> np.ndarray:
     second_rows = _difference(along_rows, axis=0)
     mixed = _difference(along_columns, axis=0)
     second_columns = _difference(along_columns, axis=1)
-    slope = second_rows * np.sign(-mixed) / (second_columns + np.float32(1e-5))
+    sign = np.where(mixed > 0, np.float32(-1), np.float32(1))
+    slope = second_rows * sign / (second_columns + np.float32(1e-5))
     return np.mod(np.arctan(slope), np.float32(np.pi))
 
 
