@@ -93,7 +93,12 @@ def embedded_dataset(
     rows = [_row(draw_garment(index, seed=split_seed, size=size)) for index in range(count)]
     picture = ImageFeature(decode=False)
     features = Features(
-        {"image": picture, "contours": List(picture), "label": ClassLabel(names=LABEL_NAMES), "article": Value("string")}
+        {
+            "image": picture,
+            "contours": List(picture),
+            "label": ClassLabel(names=LABEL_NAMES),
+            "article": Value("string"),
+        }
     )
     return Dataset.from_list(rows, features=features)
 

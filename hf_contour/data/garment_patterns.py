@@ -1,0 +1,572 @@
+"""Outlines of garments: from an article and a cut to the curves that a tailor would draw.
+
+One unit is about half a metre; x points right, y down, and the middle of the garment stands at x = 0. How far a
+garment is cut for the men's (-1) or the women's (+1) section is one number, the cut. Shapes know nothing of cloth
+and colour.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+Curve: TypeAlias = np.ndarray  # (num_points, 2), x and y
+
+MEN, WOMEN = 0, 1
+# The two sections overlap: about one garment in forty is cut nearer to the other section than to its own.
+CUT_SPREAD = 0.5
+# How often each article hangs in the men's and in the women's section.
+ARTICLES: dict[str, tuple[float, float]] = {
+    "t-shirt": (0.19, 0.12),
+    "shirt": (0.17, 0.10),
+    "polo": (0.12, 0.06),
+    "jumper": (0.10, 0.09),
+    "jacket": (0.12, 0.10),
+    "tank top": (0.06, 0.07),
+    "trousers": (0.14, 0.13),
+    "shorts": (0.07, 0.06),
+    "blouse": (0.015, 0.08),
+    "dress": (0.005, 0.10),
+    "skirt": (0.01, 0.09),
+}
+
+
+@dataclass
+class Panel:
+    """A piece of cloth.
+
+    Attributes:
+        outline: closed curve.
+        role: `cloth`, `trim` (collar, lapel) or `lining` (the inner side, seen through the neck).
+        angle: radians by which its cloth is turned, as on a sleeve.
+    """
+
+    outline: Curve
+    role: str = "cloth"
+    angle: float = 0.0
+
+
+@dataclass
+class Garment:
+    """Curves of one garment.
+
+    Attributes:
+        article: a key of `ARTICLES`.
+        attributes: what was drawn, by name: neckline, sleeves and so on.
+        panels: from back to front; their union is the silhouette.
+        seams: open curves that a person would trace: neckline, armhole, placket, pocket, hem.
+        borders: open curves that count only where they lie inside the silhouette, as a sleeve before the body.
+        buttons: centres, no contours.
+    """
+
+    article: str
+    attributes: dict[str, float | str] = field(default_factory=dict)
+    panels: list[Panel] = field(default_factory=list)
+    seams: list[Curve] = field(default_factory=list)
+    borders: list[Curve] = field(default_factory=list)
+    buttons: list[tuple[float, float]] = field(default_factory=list)
+
+
+class Cut:
+    """Draws measures and details of one garment, given how far it is cut for either section.
+
+    Args:
+        label: `MEN` or `WOMEN`.
+        rng: stream for everything about the shape.
+    """
+
+    def __init__(self, label: int, rng: np.random.Generator):
+        section = 1.0 if label == WOMEN else -1.0
+        self.rng = rng
+        self.position = section + CUT_SPREAD * float(np.clip(rng.normal(), -3, 3))
+
+    def measure(self, men: float, women: float, spread: float) -> float:
+        """A length or angle: its mean moves from `men` to `women` with the cut, `spread` is its deviation."""
+        position = float(np.clip(self.position, -1.6, 1.6))
+        noise = float(np.clip(self.rng.normal(), -2, 2))
+        return (men + women) / 2 + (women - men) / 2 * position + spread * noise
+
+    def chance(self, men: float, women: float) -> bool:
+        """True with a probability that moves from `men` to `women` with the cut."""
+        share = float(np.clip((self.position + 1) / 2, 0, 1))
+        return bool(self.rng.random() < men + (women - men) * share)
+
+    def choose(self, **weights: tuple[float, float]) -> str:
+        """One of the names, by (men, women) weights."""
+        share = float(np.clip((self.position + 1) / 2, 0, 1))
+        mixed = np.array([men + (women - men) * share for men, women in weights.values()])
+        return str(
+            list(weights)[int(np.searchsorted(np.cumsum(mixed) / mixed.sum(), self.rng.random(), side="right"))]
+        )
+
+
+_STEPS = np.linspace(0, 1, 7)[:-1]
+# Catmull-Rom: rows are positions on a span, columns the four points around it.
+_BASIS = 0.5 * np.stack(
+    [
+        -_STEPS + 2 * _STEPS**2 - _STEPS**3,
+        2 - 5 * _STEPS**2 + 3 * _STEPS**3,
+        _STEPS + 4 * _STEPS**2 - 3 * _STEPS**3,
+        -(_STEPS**2) + _STEPS**3,
+    ],
+    axis=1,
+)
+
+
+def smooth(*points: tuple[float, float]) -> Curve:
+    """A curve through all points, without corners."""
+    knots = np.array([points[0], *points, points[-1]], dtype=np.float64)
+    windows = np.stack([knots[:-3], knots[1:-2], knots[2:-1], knots[3:]], axis=1)
+    return np.concatenate([(_BASIS @ windows).reshape(-1, 2), knots[-1:]])
+
+
+def straight(*points: tuple[float, float]) -> Curve:
+    """The points, joined by straight lines."""
+    return np.array(points, dtype=np.float64)
+
+
+def flipped(curve: Curve) -> Curve:
+    """The curve on the other side of the middle."""
+    return curve * np.array([-1.0, 1.0])
+
+
+def closed(*right: Curve) -> Curve:
+    """A closed outline from the curves of its right half, which lead from the middle round to the middle."""
+    half = np.concatenate(right)
+    return np.concatenate([half, flipped(half[::-1])])
+
+
+def both_sides(*curves: Curve) -> list[Curve]:
+    """The curves and their mirror images."""
+    return [side for curve in curves for side in (curve, flipped(curve))]
+
+
+def draw_pattern(article: str, label: int, rng: np.random.Generator) -> Garment:
+    """Cut one garment.
+
+    Args:
+        article: a key of `ARTICLES`.
+        label: `MEN` or `WOMEN`.
+        rng: stream for everything about the shape.
+    """
+    cut = Cut(label, rng)
+    garment = Garment(article, {"cut": cut.position})
+    _BUILDERS[article](garment, cut)
+    return garment
+
+
+def choose_article(label: int, rng: np.random.Generator) -> str:
+    """An article, as often as it hangs in the section of the label."""
+    weights = np.array([shares[label] for shares in ARTICLES.values()])
+    return list(ARTICLES)[int(np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(), side="right"))]
+
+
+# Builders: each adds its curves to the garment.
+# Upper garments first: `Bodice` holds the measures, the parts share it.
+
+
+@dataclass
+class Bodice:
+    """Measures of an upper garment; widths are half widths."""
+
+    neck: float
+    neck_depth: float
+    shoulder: float
+    slope: float
+    chest: float
+    waist: float
+    hip: float
+    length: float
+    armhole: float
+    waist_height: float = 0.62  # part of the length
+    hem_drop: float = 0.03
+
+    def side(self) -> Curve:
+        """From the underarm to the hem."""
+        waist_y = self.armhole + (self.waist_height * self.length - self.armhole) * 0.9
+        return smooth((self.chest, self.armhole), (self.waist, waist_y), (self.hip, self.length))
+
+    def armhole_curve(self) -> Curve:
+        """From the tip of the shoulder to the underarm."""
+        middle = (min(self.shoulder, self.chest) - 0.035, self.slope + 0.55 * (self.armhole - self.slope))
+        return smooth((self.shoulder, self.slope), middle, (self.chest, self.armhole))
+
+    def hem(self, raised: float = 0.0) -> Curve:
+        """From the side to the middle; `raised` moves it up, for a band."""
+        y, width = self.length - raised, self.hip + (self.waist - self.hip) * raised * 0.5
+        return smooth((width, y), (0.55 * width, y + 0.8 * self.hem_drop), (0.0, y + self.hem_drop))
+
+    def back_neck(self) -> Curve:
+        """From the middle to the side of the neck."""
+        dip = 0.05 + 0.15 * self.neck
+        return smooth((0.0, dip), (0.6 * self.neck, 0.7 * dip), (self.neck, 0.0))
+
+
+def _bodice(cut: Cut, *, slim: float = 0.0, length: float = 0.0) -> Bodice:
+    """Measures of an upper garment for the cut; `slim` below 0 is wider, `length` is added."""
+    chest = cut.measure(0.52, 0.45, 0.018) - slim
+    return Bodice(
+        neck=cut.measure(0.16, 0.19, 0.015),
+        neck_depth=cut.measure(0.13, 0.22, 0.04),
+        shoulder=cut.measure(0.47, 0.385, 0.018),
+        slope=cut.measure(0.11, 0.09, 0.012),
+        chest=chest,
+        waist=chest * cut.measure(0.985, 0.83, 0.045),
+        hip=chest * cut.measure(0.985, 1.03, 0.035),
+        length=cut.measure(1.38, 1.22, 0.06) + length,
+        armhole=cut.measure(0.48, 0.42, 0.02),
+        hem_drop=float(cut.rng.uniform(0.01, 0.05)),
+    )
+
+
+def _add_torso(garment: Garment, body: Bodice) -> None:
+    shoulder = straight((body.neck, 0.0), (body.shoulder, body.slope))
+    outline = closed(body.back_neck(), shoulder, body.armhole_curve(), body.side(), body.hem())
+    garment.panels.append(Panel(outline))
+
+
+def _add_sleeves(
+    garment: Garment, body: Bodice, cut: Cut, *, length: float, cuff: float, angle: float, puff: float = 0.0
+) -> None:
+    """Two sleeves of the same cut, each hanging in its own way.
+
+    Args:
+        length: along the outer side.
+        cuff: width of the end.
+        angle: radians from hanging straight down.
+        puff: how far the sleeve swells in the middle.
+    """
+    for side in (1.0, -1.0):
+        lean = angle + float(np.clip(cut.rng.normal(0, 0.05), -0.1, 0.1))
+        along, inward = np.array([np.sin(lean), np.cos(lean)]), np.array([-np.cos(lean), np.sin(lean)])
+        tip, underarm = np.array([body.shoulder, body.slope]), np.array([body.chest, body.armhole])
+        outer, inner = tip + length * along, tip + length * along + cuff * inward
+        swell_out, swell_in = tip + 0.55 * length * along - (puff + 0.015) * inward, (inner + underarm) / 2
+        swell_in = swell_in + 0.6 * puff * inward
+        top = smooth(tuple(tip), tuple(swell_out), tuple(outer))
+        under = smooth(tuple(underarm), tuple(swell_in), tuple(inner))
+        armhole = body.armhole_curve()
+        mirror = np.array([side, 1.0])
+        outline = np.concatenate([top, under[::-1], armhole[::-1]]) * mirror
+        garment.panels.append(Panel(outline, angle=-side * lean))
+        garment.seams.append(armhole * mirror)
+        garment.borders.append(under * mirror)
+        if garment.attributes.get("cuffs") == "banded":
+            band = min(0.09, 0.3 * length) * along
+            garment.seams.append(straight(tuple(outer - band), tuple(inner - band)) * mirror)
+
+
+def _add_neckline(garment: Garment, body: Bodice, kind: str, *, rib: bool) -> None:
+    """An opening without a collar: the lining at the back and the edge at the front."""
+    curves = [_neckline(kind, body.neck, body.neck_depth, 0.0)]
+    if rib:
+        drop = 0.055 * body.slope / (body.shoulder - body.neck)
+        curves.append(_neckline(kind, body.neck + 0.055, body.neck_depth + 0.055, drop))
+    garment.panels.append(Panel(np.concatenate([closed(body.back_neck(), curves[0])]), role="lining"))
+    garment.seams.extend(np.concatenate([curve, flipped(curve[::-1])]) for curve in curves)
+    garment.attributes["neckline"] = kind
+
+
+def _neckline(kind: str, width: float, depth: float, top: float) -> Curve:
+    """Right half of the front edge, from the shoulder to the middle."""
+    if kind == "v":
+        return straight((width, top), (0.0, depth * 1.45))
+    if kind == "square":
+        return straight((width, top), (width * 0.93, depth), (0.0, depth))
+    return smooth((width, top), (0.85 * width, 0.55 * depth), (0.45 * width, 0.93 * depth), (0.0, depth))
+
+
+def _add_collar(garment: Garment, body: Bodice, cut: Cut, *, spread: float, stand: float) -> tuple[float, float]:
+    """A turned-down collar; returns the point in front where it closes."""
+    front = (0.0, 0.10 + 0.35 * body.neck_depth)
+    tip = (0.13 + spread, front[1] + 0.10 + 0.4 * spread)
+    neck, outer = (body.neck - 0.01, -stand), (body.neck + 0.06, 0.035)
+    back = smooth((0.0, -stand - 0.02), (0.6 * body.neck, -stand - 0.015), neck)
+    right = np.concatenate([smooth(neck, (0.55 * body.neck, 0.5 * front[1]), front), straight(tip, outer)])
+    garment.panels.append(Panel(closed(back, straight(front)), role="lining"))
+    garment.panels.extend(Panel(side, role="trim") for side in both_sides(right))
+    inner = smooth(neck, (0.55 * body.neck, 0.5 * front[1]), front)
+    garment.seams.extend(both_sides(inner, straight(front, tip, outer)))
+    garment.borders.extend(both_sides(straight(outer, neck)))
+    garment.attributes["neckline"] = "collar"
+    return front
+
+
+def _add_placket(garment: Garment, cut: Cut, top: float, bottom: float, *, spacing: float = 0.17) -> None:
+    """A closing with buttons; men's and women's sections button on opposite sides."""
+    side = 1.0 if cut.chance(0.93, 0.07) else -1.0
+    garment.seams.append(straight((0.045 * side, top), (0.045 * side, bottom)))
+    garment.buttons.extend((0.0, float(y)) for y in np.arange(top + 0.07, bottom - 0.06, spacing))
+    garment.attributes["buttons"] = "right" if side > 0 else "left"
+
+
+def _add_pocket(garment: Garment, x: float, y: float, width: float, height: float, *, pointed: bool = False) -> None:
+    """A patch pocket with its top left corner at (x, y)."""
+    foot = [(x + width, y + height), (x + width / 2, y + height * (1.2 if pointed else 1.0)), (x, y + height)]
+    garment.seams.append(straight((x, y), (x + width, y), *foot, (x, y)))
+
+
+def _add_hem_band(garment: Garment, body: Bodice, height: float) -> None:
+    half = body.hem(raised=height)
+    garment.seams.append(np.concatenate([half, flipped(half[::-1])]))
+
+
+def _short_sleeves(garment: Garment, body: Bodice, cut: Cut) -> None:
+    length, cuff = cut.measure(0.46, 0.27, 0.06), cut.measure(0.36, 0.27, 0.025)
+    _add_sleeves(garment, body, cut, length=max(length, 0.14), cuff=cuff, angle=cut.measure(0.72, 0.62, 0.09))
+
+
+def _long_sleeves(garment: Garment, body: Bodice, cut: Cut, *, wide: float = 0.0, puff: float = 0.0) -> None:
+    length, cuff = cut.measure(1.18, 1.05, 0.05), cut.measure(0.21, 0.17, 0.015) + wide
+    angle = max(cut.measure(0.42, 0.40, 0.06), 0.30)
+    _add_sleeves(garment, body, cut, length=length, cuff=cuff, angle=angle, puff=puff)
+
+
+def _t_shirt(garment: Garment, cut: Cut) -> None:
+    body = _bodice(cut)
+    garment.attributes["cuffs"] = "banded" if cut.chance(0.4, 0.3) else "plain"
+    _add_torso(garment, body)
+    _short_sleeves(garment, body, cut)
+    kind = cut.choose(round=(0.8, 0.55), v=(0.2, 0.3), square=(0.0, 0.15))
+    _add_neckline(garment, body, kind, rib=cut.chance(0.8, 0.4))
+    if cut.chance(0.3, 0.1):
+        _add_pocket(garment, 0.13, 0.42, 0.17, 0.18)
+
+
+def _shirt(garment: Garment, cut: Cut) -> None:
+    body = _bodice(cut, length=0.06)
+    body.hem_drop = cut.measure(0.12, 0.09, 0.03)
+    garment.attributes["cuffs"] = "banded"
+    _add_torso(garment, body)
+    if cut.chance(0.7, 0.75):
+        _long_sleeves(garment, body, cut)
+    else:
+        _short_sleeves(garment, body, cut)
+    front = _add_collar(garment, body, cut, spread=cut.measure(0.05, 0.02, 0.015), stand=0.05)
+    _add_placket(garment, cut, front[1], body.length + body.hem_drop)
+    if cut.chance(0.65, 0.25):
+        _add_pocket(garment, 0.14, 0.45, 0.18, 0.18, pointed=cut.chance(0.5, 0.5))
+
+
+def _polo(garment: Garment, cut: Cut) -> None:
+    body = _bodice(cut)
+    garment.attributes["cuffs"] = "banded"
+    _add_torso(garment, body)
+    _short_sleeves(garment, body, cut)
+    front = _add_collar(garment, body, cut, spread=cut.measure(0.05, 0.01, 0.02), stand=0.035)
+    bottom = front[1] + cut.measure(0.26, 0.34, 0.05)
+    _add_placket(garment, cut, front[1], bottom, spacing=0.10)
+    garment.seams.append(straight((-0.045, front[1] + 0.05), (-0.045, bottom), (0.045, bottom), (0.045, front[1])))
+
+
+def _jumper(garment: Garment, cut: Cut) -> None:
+    body = _bodice(cut, slim=-0.02, length=-0.04)
+    body.hip *= 0.93
+    garment.attributes["cuffs"] = "banded"
+    _add_torso(garment, body)
+    _long_sleeves(garment, body, cut, wide=0.03, puff=max(cut.measure(0.0, 0.025, 0.02), 0.0))
+    _add_neckline(garment, body, cut.choose(round=(0.65, 0.6), v=(0.35, 0.4)), rib=True)
+    _add_hem_band(garment, body, 0.11)
+
+
+def _jacket(garment: Garment, cut: Cut) -> None:
+    body = _bodice(cut, slim=-0.02, length=0.06)
+    zipped = cut.chance(0.45, 0.4)
+    garment.attributes["cuffs"] = "banded" if zipped else "plain"
+    garment.attributes["front"] = "zip" if zipped else "lapels"
+    if zipped:
+        body.length -= 0.12
+    _add_torso(garment, body)
+    _long_sleeves(garment, body, cut, wide=0.04)
+    if zipped:
+        _add_zip_front(garment, body, cut)
+    else:
+        _add_lapels(garment, body, cut)
+
+
+def _add_zip_front(garment: Garment, body: Bodice, cut: Cut) -> None:
+    front = _add_collar(garment, body, cut, spread=0.0, stand=0.09)
+    garment.seams.append(straight((0.0, front[1]), (0.0, body.length + body.hem_drop)))
+    height = body.length * cut.measure(0.62, 0.66, 0.02)
+    garment.seams.extend(both_sides(straight((0.22, height + 0.2), (0.30, height))))
+    _add_hem_band(garment, body, 0.10)
+
+
+def _add_lapels(garment: Garment, body: Bodice, cut: Cut) -> None:
+    """The crossing front of a blazer, with flap pockets."""
+    closing = (0.0, cut.measure(0.66, 0.74, 0.06))
+    peak = (cut.measure(0.27, 0.22, 0.02), 0.30)
+    neck, notch = (body.neck, -0.01), (0.20, 0.20)
+    collar_tip = (body.neck + 0.09, 0.17)
+    right = straight(neck, (body.neck + 0.07, 0.04), collar_tip, notch, peak)
+    edge = np.concatenate([right[1:], smooth(peak, (0.6 * peak[0], 0.62 * closing[1] + 0.1), closing)])
+    garment.panels.append(Panel(closed(body.back_neck(), straight(closing)), role="lining"))
+    garment.panels.extend(Panel(np.concatenate([right[:1], side]), role="trim") for side in [edge])
+    garment.panels.append(Panel(flipped(np.concatenate([right[:1], edge])), role="trim"))
+    garment.seams.extend(both_sides(edge, straight(neck, closing)))
+    garment.seams.append(straight(closing, (0.0, body.length + body.hem_drop)))
+    side = 1.0 if cut.chance(0.93, 0.07) else -1.0
+    garment.buttons.extend((0.05 * side, closing[1] + step) for step in (0.05, 0.21))
+    pocket_y, inner = body.length * 0.70, 0.14
+    for left in (inner, -inner - 0.2):
+        _add_pocket(garment, left, pocket_y, 0.2, 0.07)
+    garment.attributes["neckline"] = "lapels"
+
+
+def _tank_top(garment: Garment, cut: Cut) -> None:
+    body = _bodice(cut, slim=0.02)
+    body.shoulder = body.neck + cut.measure(0.15, 0.07, 0.02)
+    body.neck_depth = cut.measure(0.22, 0.30, 0.05)
+    body.slope = 0.03
+    _add_torso(garment, body)
+    _add_neckline(garment, body, cut.choose(round=(0.9, 0.6), v=(0.1, 0.25), square=(0.0, 0.15)), rib=False)
+    if cut.chance(0.3, 0.3):
+        _add_hem_band(garment, body, 0.06)
+
+
+def _blouse(garment: Garment, cut: Cut) -> None:
+    body = _bodice(cut, slim=0.01, length=-0.04)
+    body.hip *= cut.measure(1.0, 1.16, 0.06)
+    body.neck_depth += 0.05
+    garment.attributes["cuffs"] = "banded"
+    _add_torso(garment, body)
+    puff = max(cut.measure(0.03, 0.09, 0.03), 0.0)
+    if cut.chance(0.8, 0.55):
+        _long_sleeves(garment, body, cut, puff=puff)
+    else:
+        _add_sleeves(garment, body, cut, length=0.34, cuff=0.25, angle=0.62, puff=puff)
+    if cut.chance(0.6, 0.35):
+        front = _add_collar(garment, body, cut, spread=0.03, stand=0.03)
+        _add_placket(garment, cut, front[1], body.length + body.hem_drop)
+    else:
+        _add_neckline(garment, body, cut.choose(round=(0.4, 0.35), v=(0.6, 0.4), square=(0.0, 0.25)), rib=False)
+        waist = body.length * body.waist_height
+        garment.seams.append(smooth((-body.waist, waist), (0.0, waist + 0.03), (body.waist, waist)))
+
+
+def _dress(garment: Garment, cut: Cut) -> None:
+    body = _bodice(cut, slim=0.02, length=0.75)
+    body.waist = body.chest * cut.measure(0.97, 0.76, 0.05)
+    body.hip = body.chest * cut.measure(1.05, 1.5, 0.18)
+    body.waist_height = 0.42
+    body.neck_depth += 0.04
+    sleeves = cut.choose(none=(0.0, 0.45), short=(0.3, 0.4), long=(0.7, 0.15))
+    if sleeves == "none":
+        body.shoulder = body.neck + 0.10
+        body.slope = 0.03
+    garment.attributes["sleeves"] = sleeves
+    _add_torso(garment, body)
+    if sleeves == "short":
+        _short_sleeves(garment, body, cut)
+    elif sleeves == "long":
+        _long_sleeves(garment, body, cut)
+    _add_neckline(garment, body, cut.choose(round=(0.6, 0.45), v=(0.4, 0.35), square=(0.0, 0.2)), rib=False)
+    if cut.chance(0.1, 0.8):
+        waist = body.armhole + (body.waist_height * body.length - body.armhole) * 0.9
+        garment.seams.append(smooth((-body.waist, waist), (0.0, waist + 0.03), (body.waist, waist)))
+
+
+# Lower garments.
+
+
+@dataclass
+class Legs:
+    """Measures of trousers; widths are half widths, of one leg below the crotch."""
+
+    waist: float
+    hip: float
+    rise: float
+    length: float
+    knee: float
+    hem: float
+    stance: float  # x of the middle of the foot
+
+
+def _trousers(garment: Garment, cut: Cut) -> None:
+    taper = cut.choose(straight=(0.6, 0.25), tapered=(0.35, 0.4), flared=(0.05, 0.35))
+    hem = {"straight": 0.165, "tapered": 0.12, "flared": 0.225}[taper]
+    legs = Legs(
+        waist=cut.measure(0.385, 0.315, 0.018),
+        hip=cut.measure(0.425, 0.435, 0.015),
+        rise=cut.measure(0.50, 0.56, 0.03),
+        length=cut.measure(1.95, 1.82, 0.09),
+        knee=cut.measure(0.185, 0.15, 0.012),
+        hem=hem + cut.measure(0.012, -0.012, 0.012),
+        stance=float(cut.rng.uniform(0.27, 0.33)),
+    )
+    garment.attributes["legs"] = taper
+    _add_legs(garment, legs, cut)
+
+
+def _shorts(garment: Garment, cut: Cut) -> None:
+    length = max(cut.measure(1.02, 0.70, 0.08), 0.62)
+    legs = Legs(
+        waist=cut.measure(0.385, 0.32, 0.018),
+        hip=cut.measure(0.43, 0.44, 0.015),
+        rise=cut.measure(0.47, 0.50, 0.025),
+        length=length,
+        knee=0.0,
+        hem=cut.measure(0.235, 0.25, 0.015),
+        stance=cut.measure(0.275, 0.30, 0.012),
+    )
+    _add_legs(garment, legs, cut)
+    if cut.chance(0.3, 0.4):
+        foot = straight((legs.stance - legs.hem, length - 0.07), (legs.stance + legs.hem, length - 0.07))
+        garment.seams.extend(both_sides(foot))
+
+
+def _add_legs(garment: Garment, legs: Legs, cut: Cut) -> None:
+    """Both legs, the waistband, the fly and the pockets."""
+    legs.stance = max(legs.stance, legs.hem + 0.035)
+    outer = [(legs.waist, 0.0), (legs.hip, 0.36)]
+    inner = [(0.0, legs.rise)]
+    if legs.knee:
+        knee_x = 0.5 * (legs.stance + 0.235)
+        outer.append((knee_x + legs.knee, 1.08))
+        inner.insert(0, (max(knee_x - legs.knee, 0.03), 1.08))
+    outer.append((legs.stance + legs.hem, legs.length))
+    inner.insert(0, (legs.stance - legs.hem, legs.length))
+    top = smooth((0.0, 0.03), (0.6 * legs.waist, 0.02), (legs.waist, 0.0))
+    garment.panels.append(Panel(closed(top, smooth(*outer), smooth(*inner))))
+    band = cut.measure(0.085, 0.095, 0.012)
+    width = legs.waist + (legs.hip - legs.waist) * band / 0.36
+    waistband = smooth((-width, band), (0.0, band + 0.03), (width, band))
+    side = 1.0 if cut.chance(0.9, 0.2) else -1.0
+    fly = smooth((0.075 * side, band + 0.03), (0.07 * side, 0.6 * legs.rise), (0.0, 0.78 * legs.rise))
+    garment.seams.extend([waistband, straight((0.0, band + 0.03), (0.0, legs.rise)), fly])
+    garment.buttons.append((0.0, 0.5 * band + 0.02))
+    if cut.chance(0.9, 0.65):
+        garment.seams.extend(both_sides(smooth((0.58 * width, band), (0.68 * width, 0.22), (legs.hip - 0.01, 0.30))))
+
+
+def _skirt(garment: Garment, cut: Cut) -> None:
+    waist, length = cut.measure(0.38, 0.30, 0.02), cut.measure(1.05, 0.95, 0.2)
+    hip = max(cut.measure(0.42, 0.43, 0.02), waist + 0.03)
+    hem = cut.measure(0.47, 0.58, 0.10)
+    drop = float(cut.rng.uniform(0.03, 0.09))
+    top = smooth((0.0, 0.03), (0.6 * waist, 0.02), (waist, 0.0))
+    side = smooth((waist, 0.0), (hip, 0.33), (hem, max(length, 0.6)))
+    foot = smooth((hem, max(length, 0.6)), (0.55 * hem, max(length, 0.6) + 0.8 * drop), (0.0, max(length, 0.6) + drop))
+    garment.panels.append(Panel(closed(top, side, foot)))
+    width = waist + (hip - waist) * 0.3
+    garment.seams.append(smooth((-width, 0.09), (0.0, 0.12), (width, 0.09)))
+    pleats = int(cut.rng.choice([0, 2, 4, 6], p=[0.4, 0.2, 0.2, 0.2]))
+    for place in np.linspace(-0.7, 0.7, pleats):
+        garment.seams.append(straight((place * width, 0.115), (place * hem, max(length, 0.6) + 0.7 * drop)))
+    garment.attributes["pleats"] = str(pleats)
+
+
+_BUILDERS: dict[str, Callable[[Garment, Cut], None]] = {
+    "t-shirt": _t_shirt,
+    "shirt": _shirt,
+    "polo": _polo,
+    "jumper": _jumper,
+    "jacket": _jacket,
+    "tank top": _tank_top,
+    "trousers": _trousers,
+    "shorts": _shorts,
+    "blouse": _blouse,
+    "dress": _dress,
+    "skirt": _skirt,
+}
