@@ -203,6 +203,7 @@ class TimmCascade(TimmPart):
             in_chans=config.num_channels,
             out_indices=tuple(config.backbone_levels),
         )
+        cut_behind_last_level(self.network)
         self.channels = list(self.network.feature_info.channels())
         self.strides = list(self.network.feature_info.reduction())
         self.keep_initial_weights()
@@ -210,6 +211,17 @@ class TimmCascade(TimmPart):
     def forward(self, hidden_state: Tensor) -> list[Tensor]:
         """`(B, C, H, W)` to one map per level."""
         return self.network(hidden_state)
+
+
+def cut_behind_last_level(network: nn.Module) -> None:
+    """Cuts the blocks that no level needs off an EfficientNet or MobileNet; timm cuts other families itself.
+
+    Left in place they would be computed, and would wait for gradients that never come in distributed training.
+    """
+    kind, _, index = network.feature_info.get_dicts()[-1]["module"].partition(".")
+    blocks = getattr(network, "blocks", None)
+    if isinstance(blocks, nn.Sequential):
+        network.blocks = blocks[: int(index) + 1] if kind == "blocks" else nn.Sequential()
 
 
 class SizeUnifier(nn.Module):
