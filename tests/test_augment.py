@@ -234,8 +234,8 @@ def reference_points(points, size, scale, degrees, shear):
     return turned.real, -turned.imag
 
 
-@pytest.mark.parametrize("scale", [0.35, 0.7, 1.0, 1.5, 2.6])
-@pytest.mark.parametrize("degrees", [0.0, 17.0, 45.0, -120.0])
+@pytest.mark.parametrize("scale", [0.35, 1.0, 1.5, 2.6])
+@pytest.mark.parametrize("degrees", [0.0, 17.0, -120.0])
 @pytest.mark.parametrize("shear", [(0.0, 0.0), (8.0, -20.0)])
 @pytest.mark.parametrize("shape", ["disc", "polygon"])
 def test_warped_outline_is_the_outline_of_the_warped_shape(scale, degrees, shear, shape):
@@ -296,14 +296,58 @@ def test_picture_and_contour_stay_together():
         assert to_contour[2:-2, 2:-2][border].max() < 2.3
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize(("degrees", "shear"), [(0.0, (0.0, 0.0)), (25.0, (0.0, 0.0)), (-100.0, (8.0, -20.0))])
+def test_every_pixel_shows_its_place_in_the_source(scale, degrees, shear):
+    size = (64, 80)
+    rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
+    ramp = np.stack([2 * columns, 2 * rows, 0 * rows], axis=-1).round().astype(np.uint8)
+    warp = plan_warp(size, {"scale": scale, "rotate": degrees, "affine": shear}, sample_rng(0, 0, 0))
+    shown, valid = warp_picture(Image.fromarray(ramp), warp)
+    # Where the source's pixel centres go, against the ramp's values there.
+    x, y = reference_points(np.stack([columns.ravel(), rows.ravel()]), size, scale, degrees, shear)
+    x, y = x + warp.output_size[1] / 2, y + warp.output_size[0] / 2
+    found = np.stack([
+        ndimage.map_coordinates(np.array(shown)[..., channel].astype(float), [y - 0.5, x - 0.5], order=1)
+        for channel in range(2)
+    ])  # fmt: skip
+    inner = (abs(columns - size[1] / 2) < size[1] / 2 - 6) & (abs(rows - size[0] / 2) < size[0] / 2 - 6)
+    wanted = np.stack([2 * columns.ravel(), 2 * rows.ravel()])
+    assert np.abs(found - wanted)[:, inner.ravel()].max() < 1.6  # rounded twice: 0.8 of a pixel's step
+    assert np.abs((found - wanted)[:, inner.ravel()].mean(axis=1)).max() < 0.25
+    assert valid.sum() == pytest.approx(64 * 80 * np.linalg.det(warp.source_matrix[:2, :2]), rel=0.02)
+
+
+def test_steps_of_a_line_stay_thin_when_enlarged():
+    drawing = np.zeros((1, 3, 3), dtype=bool)
+    drawing[0, 0, :2] = drawing[0, 1, 1] = True
+    warped = warp_annotations(drawing, plan_warp((3, 3), {"scale": 3.0}, sample_rng(0, 0, 0)))[0]
+    # Centres (1, 1), (1, 4), (4, 4), joined by straight lines; the corner itself only thickens.
+    assert np.argwhere(warped).tolist() == [[1, 1], [1, 2], [1, 3], [2, 4], [3, 4], [4, 4]]
+
+
+@pytest.mark.parametrize("degrees", [0.0, 33.0])
+def test_window_shows_the_same_contours_as_the_whole(degrees):
+    size = (60, 70)
+    drawing = random_drawing(*size, share=0.05)
+    whole = plan_warp(size, {"scale": 2.6, "rotate": degrees}, sample_rng(0, 0, 0))
+    expected = warp_annotations(drawing, whole)
+    for index in range(5):
+        window = plan_warp(size, {"scale": 2.6, "rotate": degrees}, sample_rng(0, 0, index), crop_size=(50, 40))
+        left, top = (whole.matrix[:2, 2] - window.matrix[:2, 2]).round().astype(int)
+        part = expected[:, top : top + 50, left : left + 40]
+        # Its own border aside, where a step of a line may end.
+        assert np.array_equal(warp_annotations(drawing, window)[:, 3:-3, 3:-3], part[:, 3:-3, 3:-3])
+
+
 def test_shrinking_averages_and_does_not_alias():
-    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
-    stripes[:, ::2] = 255
+    stripes = np.zeros((66, 66, 3), dtype=np.uint8)
+    stripes[:, ::3] = 255
     for degrees in (0.0, 10.0):
-        warp = plan_warp((64, 64), {"scale": 0.25, "rotate": degrees}, sample_rng(0, 0, 0))
+        warp = plan_warp((66, 66), {"scale": 0.25, "rotate": degrees}, sample_rng(0, 0, 0))
         warped, valid = warp_picture(Image.fromarray(stripes), warp)
         inner = np.array(warped)[4:-4, 4:-4][valid[4:-4, 4:-4]]
-        assert np.abs(inner.astype(int) - 127).max() < 12
+        assert np.abs(inner.astype(int) - 85).max() < 12
 
 
 def test_valid_is_the_picture_warped():
