@@ -95,7 +95,7 @@ def test_the_gender_stage_learns_with_a_frozen_extractor(tmp_path, source, conto
     assert results["extractor"] == {"sha256_before": expected, "sha256_after": expected}
     assert state_dict_sha256(model.extractor.state_dict()) == expected
     losses = [line["loss"] for line in log_lines(arguments) if "loss" in line]
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     assert model.config.id2label == dict(enumerate(LABEL_NAMES))
     figures = results["evaluation"]["validation"]
     assert figures["num_samples"] == 7
