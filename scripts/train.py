@@ -3,8 +3,8 @@
     accelerate launch scripts/train.py
     accelerate launch scripts/train.py --recipe scripts/recipes/gender_myntra.yaml --data FOLDER --seed 1
 
-Without arguments: drawn garments, both stages, about 3 minutes on 2 CPU cores; `runs/garments/gender/model` is a folder
-that `pipeline("image-classification")` loads. Every setting of a recipe is a flag (`--help` lists them), and the same
+Without arguments: drawn garments, both stages, about 3 minutes on 2 CPU cores; `pipeline("image-classification")`
+loads the folder `runs/garments/gender/model`. Every setting of a recipe is a flag (`--help` lists them), and the same
 command goes on with a run that was interrupted.
 """
 

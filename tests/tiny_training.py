@@ -35,9 +35,7 @@ def drawn_row(number):
 
 def write_source(folder, *, train=24, validation=7, change=lambda number, row: row, label=None):
     """Parquet files of two splits; `change` may alter a row, `label` is the label's feature."""
-    features = Features(
-        {"image": Image(), "contours": List(Image()), "label": label or ClassLabel(names=LABEL_NAMES)}
-    )
+    features = Features({"image": Image(), "contours": List(Image()), "label": label or ClassLabel(names=LABEL_NAMES)})
     folder.mkdir(parents=True, exist_ok=True)
     for split, count, first in (("train", train, 0), ("validation", validation, 100)):
         rows = [change(first + number, drawn_row(first + number)) for number in range(count)]

@@ -90,7 +90,9 @@ class ContourTrainingArguments:
     image_column: str = _help("image", "column of the pictures")
     contours_column: str = _help("contours", "column of the contour maps")
     label_column: str = _help("label", "column of the labels")
-    label_names: list[str] | None = _help(None, "names of the labels in order, where the data set has none")
+    label_names: list[str] | None = field(
+        default=None, metadata={"help": "names of the labels in order, where the data set has none"}
+    )
     multi_label: bool = _help(False, "a csv cell holds several labels")
     cache: bool = _help(False, "read the training set once and keep it decoded in memory")
     streaming: bool = _help(False, "read the training set as a stream; needs max_steps")
@@ -102,15 +104,25 @@ class ContourTrainingArguments:
     embedded_size: list[int] = field(
         default_factory=lambda: [96, 96], metadata={"help": "height and width of the drawn garments"}
     )
-    augmentation: dict[str, Any] | str | None = _help(None, "augmentation recipe: a mapping, or JSON")
-    colour: dict[str, Any] | str | None = _help(None, "capped colour transform: a mapping, or JSON")
-    image_size: list[int] | None = _help(None, "height and width that pictures are brought to; none: as they are")
+    augmentation: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "augmentation recipe: a mapping, or JSON"}
+    )
+    colour: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "capped colour transform: a mapping, or JSON"}
+    )
+    image_size: list[int] | None = field(
+        default=None, metadata={"help": "height and width that pictures are brought to; none: as they are"}
+    )
 
     # Model
-    model: dict[str, Any] | str | None = _help(None, "fields of the stage's config class: a mapping, or JSON")
+    model: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "fields of the stage's config class: a mapping, or JSON"}
+    )
     extractor: str | None = _help(None, "gender: folder of the contour extractor; default: this run's contour stage")
-    backbone: list[str] | None = _help(None, "gender: name or names of the image backbone")
-    backbone_weights: list[str] | None = _help(None, "gender: .safetensors or .pth file for each backbone")
+    backbone: list[str] | None = field(default=None, metadata={"help": "gender: name or names of the image backbone"})
+    backbone_weights: list[str] | None = field(
+        default=None, metadata={"help": "gender: .safetensors or .pth file for each backbone"}
+    )
     train_parts: Literal["backbone", "head", "both"] = _help("both", "gender: what back propagation updates")
     class_balance: bool = _help(False, "gender: weigh classes by how rare they are in the training split")
     label_smoothing: float = _help(0.0, "gender: share of a label spread over all classes")
@@ -127,7 +139,9 @@ class ContourTrainingArguments:
     weight_decay: float = _help(0.01, "weight decay of matrices and kernels; biases and norms have none")
     momentum: float = _help(0.9, "momentum of SGD-like optimisers")
     backbone_lr_scale: float = _help(1.0, "gender: learning rate of the backbones relative to the rest")
-    layer_decay: float = _help(1.0, "gender: factor of the learning rate from each backbone layer group to the one before")
+    layer_decay: float = _help(
+        1.0, "gender: factor of the learning rate from each backbone layer group to the one before"
+    )
     max_grad_norm: float = _help(1.0, "clip the gradient to this norm; 0: no clipping")
     schedule: Literal["cosine", "plateau", "constant"] = _help("cosine", "learning rate after the warm-up")
     warmup_steps: int = _help(0, "steps of linear warm-up")
@@ -170,6 +184,10 @@ class ContourTrainingArguments:
             raise ValueError("A stream has no known end: give max_steps with streaming.")
         if self.schedule == "plateau" and self.validation_split is None:
             raise ValueError("The plateau schedule needs evaluations: give a validation_split.")
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """A nested setting such as `model`, empty where it was not given."""
+        return dict(getattr(self, name) or {})
 
     @property
     def folder(self) -> Path:
@@ -256,8 +274,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise ValueError(f"The recipe {path} holds {type(recipe).__name__}; expected a mapping of settings.")
     known = {item.name for item in fields(ContourTrainingArguments)}
-    sections = {name: recipe.get(name) or {} for name in STAGES}
-    for section, values in {"": recipe, **sections}.items():
+    sections: list[tuple[str, Any]] = [("", recipe), *((name, recipe.get(name) or {}) for name in STAGES)]
+    for section, values in sections:
         if not isinstance(values, dict):
             raise ValueError(f"The recipe {path} holds {values!r} under {section!r}; expected a mapping of settings.")
         for key in values:
@@ -271,7 +289,7 @@ def _parse_stage(
     stage: str, argv: Sequence[str], recipe: dict[str, Any], description: str
 ) -> ContourTrainingArguments:
     parser = HfArgumentParser(
-        ContourTrainingArguments,  # type: ignore[arg-type]  # its hint forgets plain dataclasses
+        ContourTrainingArguments,
         allow_abbrev=False,
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

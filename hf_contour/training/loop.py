@@ -49,9 +49,7 @@ class Task(Protocol):
     def train_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scalar mean loss of a micro-batch."""
 
-    def evaluate(
-        self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]
-    ) -> Figures:
+    def evaluate(self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]) -> Figures:
         """Figures on a split, `loss` and `num_samples` among them; calls `heed` after each batch."""
 
     def score(self, figures: Figures) -> float:
@@ -61,7 +59,7 @@ class Task(Protocol):
         """How people find the training sample of this number."""
 
 
-class TrainingInterrupted(Exception):  # noqa: N818  # it is no error
+class TrainingInterrupted(Exception):
     """A signal asked the training to stop; a checkpoint has been written."""
 
     def __init__(self, signal_number: int) -> None:
@@ -124,11 +122,9 @@ class TrainingLoop:
         self.identity = identity
         self.bare_model = task.model
         self.num_steps = arguments.max_steps or arguments.epochs * task.steps_per_epoch
-        self.step_size = (
-            arguments.batch_size * arguments.gradient_accumulation_steps * accelerator.num_processes
-        )
+        self.step_size = arguments.batch_size * arguments.gradient_accumulation_steps * accelerator.num_processes
         if arguments.channels_last:
-            self.bare_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.bare_model.to(memory_format=torch.channels_last)
         self.bare_model.to(accelerator.device)
         self.ema = build_ema(self.bare_model, arguments)
         self.uses_ema = self.ema is not None
@@ -190,9 +186,7 @@ class TrainingLoop:
         self.ema = None
 
     def _run_steps(self) -> None:
-        loader = self.task.train_loader(
-            self.accelerator, start_step=self.progress.step, num_steps=self.num_steps
-        )
+        loader = self.task.train_loader(self.accelerator, start_step=self.progress.step, num_steps=self.num_steps)
         batches = iter(loader)
         self.task.set_train_mode()
         hidden = not (self.arguments.progress and self.accelerator.is_local_main_process)

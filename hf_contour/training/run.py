@@ -67,7 +67,7 @@ _NEUTRAL = frozenset(
         "num_pictures",
     }
 )
-_EXIT_CODES: dict[type[Exception], int] = {
+_EXIT_CODES: dict[type[BaseException], int] = {
     ResumeError: 2,
     NonFiniteLossError: 3,
     CheckpointError: 4,
@@ -223,7 +223,7 @@ def build_identity(
     return {
         **settings,
         "data_sha256": rows_sha256(task.data.rows),
-        "num_train_samples": None if arguments.streaming else len(task.data.train),  # type: ignore[arg-type]
+        "num_train_samples": None if arguments.streaming else len(task.data.train),
         "extractor_sha256": extractor_sha256,
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
@@ -293,7 +293,7 @@ def _describe_end(error: BaseException) -> dict[str, Any]:
         return {"status": "interrupted", "exit_code": code, "signal": error.signal_number, "reason": str(error)}
     if isinstance(error, KeyboardInterrupt):
         return {"status": "interrupted", "exit_code": 130, "signal": 2, "reason": "stopped at once by a second Ctrl-C"}
-    code = _EXIT_CODES.get(type(error), 1)  # type: ignore[arg-type]  # others than those listed give 1
+    code = _EXIT_CODES.get(type(error), 1)
     return {"status": "failed", "exit_code": code, "reason": f"{type(error).__name__}: {error}"}
 
 

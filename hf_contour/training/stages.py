@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -28,9 +28,7 @@ from hf_contour.training.interrupts import ignore_stop_requests
 from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
 from hf_contour.training.pictures import draw_contours
 
-Rows = Dataset | IterableDataset
-# Images shown per evaluation batch of stage 1: at full size, pictures differ.
-_ONE = 1
+Rows: TypeAlias = Dataset | IterableDataset
 
 
 class StageData:
@@ -45,12 +43,11 @@ class StageData:
     def __init__(self, arguments: ContourTrainingArguments, processor: ContourImageProcessor, rows: Rows) -> None:
         self.arguments, self.processor, self.rows = arguments, processor, rows
         self.collate = collate_contour if arguments.stage == "contour" else collate_gender
+        recipe, colour = arguments.mapping("augmentation"), arguments.mapping("colour")
         options: dict[str, Any] = {
             "stage": arguments.stage,
-            "augmentation": Augmentation(AugmentationRecipe.from_dict(arguments.augmentation))
-            if arguments.augmentation
-            else None,
-            "colour": ColourTransform.from_dict(arguments.colour) if arguments.colour else None,
+            "augmentation": Augmentation(AugmentationRecipe.from_dict(recipe)) if recipe else None,
+            "colour": ColourTransform.from_dict(colour) if colour else None,
             "seed": arguments.seed,
         }
         self.train: ContourSamples | ContourStream
@@ -104,7 +101,8 @@ class StageData:
         """Batches of a split, dealt out to the processes."""
         loader = DataLoader(
             self.evaluated(split),
-            batch_size=_ONE if self.arguments.stage == "contour" else self.arguments.eval_batch_size,
+            # Whole pictures differ in size.
+            batch_size=1 if self.arguments.stage == "contour" else self.arguments.eval_batch_size,
             collate_fn=self.collate,
             num_workers=self.arguments.num_workers,
             worker_init_fn=ignore_stop_requests,
@@ -298,7 +296,7 @@ def load_train_rows(arguments: ContourTrainingArguments, accelerator: Accelerato
 
 def build_extractor(arguments: ContourTrainingArguments) -> ContourExtractorForPreTraining:
     """The extractor with its single-channel layer, from the `model` fields."""
-    model = ContourExtractorForPreTraining(ContourExtractorConfig(**(arguments.model or {})))
+    model = ContourExtractorForPreTraining(ContourExtractorConfig(**arguments.mapping("model")))
     if arguments.backbone_weights:
         if len(arguments.backbone_weights) != 1:
             raise ValueError(f"backbone_weights names {len(arguments.backbone_weights)} files; expected one.")
@@ -320,7 +318,7 @@ def build_classifier(
             f"{extractor} holds no contour extractor; train one with --stage contour, or give --extractor FOLDER."
         )
     problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
-    fields = {"id2label": dict(enumerate(names)), "problem_type": problem_type, **(arguments.model or {})}
+    fields = {"id2label": dict(enumerate(names)), "problem_type": problem_type, **arguments.mapping("model")}
     backbones = arguments.backbone or fields.pop("backbone", ContourGenderForImageClassification.config_class.backbone)
     fields.pop("backbone", None)
     backbone = backbones[0] if isinstance(backbones, list) and len(backbones) == 1 else backbones
@@ -355,7 +353,9 @@ def class_weights(rows: Rows, num_labels: int) -> Tensor:
     counted = Counter(one for row in labels for one in (row if is_multi_label else [row]))
     counts = torch.tensor([counted[number] for number in range(num_labels)], dtype=torch.float32)
     if not counts.all():
-        raise ValueError(f"The training split has no row of label number {int(counts.argmin())}; class_balance needs one.")
+        raise ValueError(
+            f"The training split has no row of label number {int(counts.argmin())}; class_balance needs one."
+        )
     return (len(labels) - counts) / counts if is_multi_label else len(labels) / (num_labels * counts)
 
 
@@ -365,9 +365,7 @@ def build_processor(arguments: ContourTrainingArguments, config: Any) -> Contour
     if arguments.image_size is None:
         return ContourImageProcessor(do_resize=False, do_pad=False, **normalisation)
     height, width = arguments.image_size
-    return ContourImageProcessor(
-        do_resize=True, do_pad=True, size={"height": height, "width": width}, **normalisation
-    )
+    return ContourImageProcessor(do_resize=True, do_pad=True, size={"height": height, "width": width}, **normalisation)
 
 
 TASKS: dict[str, type[ContourTask] | type[GenderTask]] = {"contour": ContourTask, "gender": GenderTask}
