@@ -1,6 +1,7 @@
 """Cloth, light and background of drawn garments; nothing here knows the label or the article."""
 
 import colorsys
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,23 +18,23 @@ class Cloth:
     Attributes:
         pattern: a key of `PATTERNS`.
         colours: `(2, 3)` ground and figure of the pattern, in [0, 1].
-        trim, lining: `(3,)` factors on the ground colour for collars and for the inner side.
+        trim, lining: factors on the ground colour for collars and for the inner side.
         period: of the pattern, as a part of the shorter side of the picture.
         angle: radians by which the pattern is turned.
         folds, relief, seam: strengths of folds, of light on rounded edges, of stitched lines; 0 is none.
-        light: `(2,)` direction, x and y, that the light comes from.
+        light: direction, x and y, that the light comes from.
     """
 
     pattern: str
     colours: np.ndarray
-    trim: np.ndarray
-    lining: np.ndarray
+    trim: float
+    lining: float
     period: float
     angle: float
     folds: float
     relief: float
     seam: float
-    light: np.ndarray
+    light: tuple[float, float]
 
 
 @lru_cache(maxsize=8)
@@ -51,18 +52,18 @@ def draw_cloth(rng: np.random.Generator) -> tuple[Cloth, np.ndarray]:
     # All numbers are drawn whatever the pattern, so that one choice does not move the next.
     pattern = str(rng.choice(list(PATTERNS), p=list(PATTERNS.values())))
     turn = float(rng.choice([0.0, np.pi / 2, np.pi / 4], p=[0.5, 0.35, 0.15]))
-    light = rng.uniform(-2.4, -0.7)
+    light = float(rng.uniform(-2.4, -0.7))
     cloth = Cloth(
         pattern=pattern,
         colours=np.stack([ground, figure]).astype(np.float32),
-        trim=np.float32(rng.uniform(0.85, 1.15, ())) * np.ones(3, np.float32),
-        lining=np.float32(rng.uniform(0.5, 0.85)) * np.ones(3, np.float32),
+        trim=float(rng.uniform(0.85, 1.15)),
+        lining=float(rng.uniform(0.5, 0.85)),
         period=float(rng.uniform(0.05, 0.14)),
         angle=turn + float(rng.normal(0, 0.03)),
         folds=float(rng.uniform(0.04, 0.14)),
         relief=float(rng.uniform(0.4, 1.0)),
         seam=float(rng.uniform(0.3, 0.6)),
-        light=np.array([np.cos(light), np.sin(light)], np.float32),
+        light=(math.cos(light), math.sin(light)),
     )
     return cloth, background.astype(np.float32)
 
@@ -88,37 +89,39 @@ def _lighter_or_darker(colour: np.ndarray, rng: np.random.Generator) -> np.ndarr
     return colour + share * ((other if kind < 0.35 else target) - colour)
 
 
-def weave(cloth: Cloth, shape: tuple[int, int], turned: float, noise: np.ndarray) -> np.ndarray:
+def weave(cloth: Cloth, grid: tuple[np.ndarray, np.ndarray], turned: float, noise: np.ndarray) -> np.ndarray:
     """The cloth laid flat, `(height, width, 3)` in [0, 1].
 
     Args:
         cloth: what to weave.
-        shape: height and width in pixels.
+        grid: `(height, width)` x and y of `pixel_grid`, or the same part of both.
         turned: radians by which this panel's cloth is turned, as on a sleeve.
         noise: `(height, width)` in [-1, 1], for the yarn.
     """
     ground, figure = cloth.colours
-    if cloth.pattern in ("plain", "melange"):
-        share = 0.0 * noise if cloth.pattern == "plain" else 0.5 * np.clip(noise, 0, 1)
-    else:
-        x, y = pixel_grid(*shape)
-        angle = cloth.angle + turned
-        u = (x * np.cos(angle) + y * np.sin(angle)) * np.float32(2 * np.pi / cloth.period)
-        v = (y * np.cos(angle) - x * np.sin(angle)) * np.float32(2 * np.pi / cloth.period)
-        # Soft steps, about one pixel wide, so that fine patterns do not flicker.
-        softness = np.float32(0.35 * cloth.period * min(shape))
-        share = _share_of_figure(cloth.pattern, u, v, softness)
     tone = 1 + 0.025 * noise
+    if cloth.pattern == "plain":
+        return ground * tone[..., None]
+    if cloth.pattern == "melange":
+        share = 0.5 * np.maximum(noise, 0)
+    else:
+        x, y = grid
+        wave = 2 * math.pi / cloth.period
+        across, down = wave * math.cos(cloth.angle + turned), wave * math.sin(cloth.angle + turned)
+        # Steps about a pixel wide, so that fine patterns do not flicker.
+        steepness = 0.35 * cloth.period / float(y[1, 0] - y[0, 0])
+        share = _share_of_figure(cloth.pattern, across * x + down * y, across * y - down * x, steepness)
     return (ground + share[..., None] * (figure - ground)) * tone[..., None]
 
 
-def _share_of_figure(pattern: str, u: np.ndarray, v: np.ndarray, softness: np.float32) -> np.ndarray:
+def _share_of_figure(pattern: str, u: np.ndarray, v: np.ndarray, steepness: float) -> np.ndarray:
+    """How much of the second colour shows, in [0, 1], at phases u and v of the pattern."""
     if pattern == "stripes":
-        return np.clip(0.5 + softness * np.sin(v), 0, 1)
+        return np.clip(0.5 + steepness * np.sin(v), 0, 1)
     if pattern == "checks":
-        across, down = np.clip(0.5 + softness * np.sin(u), 0, 1), np.clip(0.5 + softness * np.sin(v), 0, 1)
-        return 0.5 * (across + down)
-    return np.clip(0.5 + softness * (np.cos(u) + np.cos(v) - 1.1), 0, 1)
+        vertical, horizontal = (np.clip(0.5 + steepness * np.sin(phase), 0, 1) for phase in (u, v))
+        return 0.5 * (vertical + horizontal)
+    return np.clip(0.5 + steepness * (np.cos(u) + np.cos(v) - 1.1), 0, 1)
 
 
 def shade(cloth: Cloth, coverage: Image.Image, rng: np.random.Generator) -> np.ndarray:
@@ -146,13 +149,12 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[
 def draw_background(colour: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """`(height, width, 3)`: plain, a gradient, or mildly mottled."""
     kind = rng.choice(3, p=[0.35, 0.4, 0.25])
-    direction, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.16)
+    direction, strength = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.05, 0.16))
     x, y = pixel_grid(*shape)
-    tone = np.ones(shape, np.float32)
     if kind == 1:
-        tone += np.float32(strength) * ((x - 0.5) * np.cos(direction) + (y - 0.5) * np.sin(direction)).astype(
-            np.float32
-        )
+        tone = 1 + strength * ((x - 0.5) * math.cos(direction) + (y - 0.5) * math.sin(direction))
     elif kind == 2:
-        tone += np.float32(0.5 * strength) * smooth_noise(rng, shape, (9, 9))
+        tone = 1 + 0.5 * strength * smooth_noise(rng, shape, (9, 9))
+    else:
+        tone = np.ones(shape, np.float32)
     return colour * tone[..., None]

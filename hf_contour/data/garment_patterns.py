@@ -226,35 +226,53 @@ def _add_torso(garment: Garment, body: Bodice) -> None:
     garment.panels.append(Panel(outline))
 
 
-def _add_sleeves(
-    garment: Garment, body: Bodice, cut: Cut, *, length: float, cuff: float, angle: float, puff: float = 0.0
-) -> None:
-    """Two sleeves of the same cut, each hanging in its own way.
+@dataclass
+class Sleeve:
+    """Measures of a sleeve.
 
-    Args:
+    Attributes:
         length: along the outer side.
         cuff: width of the end.
         angle: radians from hanging straight down.
         puff: how far the sleeve swells in the middle.
     """
+
+    length: float
+    cuff: float
+    angle: float
+    puff: float = 0.0
+
+
+def _add_sleeves(garment: Garment, body: Bodice, cut: Cut, sleeve: Sleeve) -> None:
+    """Two sleeves of the same cut, each hanging in its own way."""
     for side in (1.0, -1.0):
-        lean = angle + float(np.clip(cut.rng.normal(0, 0.05), -0.1, 0.1))
+        lean = sleeve.angle + float(np.clip(cut.rng.normal(0, 0.05), -0.1, 0.1))
         along, inward = np.array([np.sin(lean), np.cos(lean)]), np.array([-np.cos(lean), np.sin(lean)])
         tip, underarm = np.array([body.shoulder, body.slope]), np.array([body.chest, body.armhole])
-        outer, inner = tip + length * along, tip + length * along + cuff * inward
-        swell_out, swell_in = tip + 0.55 * length * along - (puff + 0.015) * inward, (inner + underarm) / 2
-        swell_in = swell_in + 0.6 * puff * inward
+        outer = tip + sleeve.length * along
+        inner = _outside_of(body, outer + sleeve.cuff * inward)
+        swell_out = tip + 0.55 * sleeve.length * along - (sleeve.puff + 0.015) * inward
+        swell_in = (inner + underarm) / 2 + 0.6 * sleeve.puff * inward
         top = smooth(tuple(tip), tuple(swell_out), tuple(outer))
         under = smooth(tuple(underarm), tuple(swell_in), tuple(inner))
-        armhole = body.armhole_curve()
-        mirror = np.array([side, 1.0])
+        armhole, mirror = body.armhole_curve(), np.array([side, 1.0])
         outline = np.concatenate([top, under[::-1], armhole[::-1]]) * mirror
         garment.panels.append(Panel(outline, angle=-side * lean))
         garment.seams.append(armhole * mirror)
         garment.borders.append(under * mirror)
         if garment.attributes.get("cuffs") == "banded":
-            band = min(0.09, 0.3 * length) * along
-            garment.seams.append(straight(tuple(outer - band), tuple(inner - band)) * mirror)
+            share = min(0.09 / sleeve.length, 0.3)
+            garment.seams.append(straight(_between(outer, tip, share), _between(inner, underarm, share)) * mirror)
+
+
+def _outside_of(body: Bodice, end: Curve) -> Curve:
+    """The inner end of a sleeve, moved out where a short sleeve would end inside the body."""
+    return np.array([max(end[0], body.chest + 0.05), max(end[1], body.armhole + 0.02)])
+
+
+def _between(start: Curve, end: Curve, share: float) -> tuple[float, float]:
+    x, y = start + share * (end - start)
+    return float(x), float(y)
 
 
 def _add_neckline(garment: Garment, body: Bodice, kind: str, *, rib: bool) -> None:
@@ -283,10 +301,10 @@ def _add_collar(garment: Garment, body: Bodice, cut: Cut, *, spread: float, stan
     tip = (0.13 + spread, front[1] + 0.10 + 0.4 * spread)
     neck, outer = (body.neck - 0.01, -stand), (body.neck + 0.06, 0.035)
     back = smooth((0.0, -stand - 0.02), (0.6 * body.neck, -stand - 0.015), neck)
-    right = np.concatenate([smooth(neck, (0.55 * body.neck, 0.5 * front[1]), front), straight(tip, outer)])
-    garment.panels.append(Panel(closed(back, straight(front)), role="lining"))
-    garment.panels.extend(Panel(side, role="trim") for side in both_sides(right))
     inner = smooth(neck, (0.55 * body.neck, 0.5 * front[1]), front)
+    garment.panels.append(Panel(closed(back, inner), role="lining"))
+    leaf = np.concatenate([inner, straight(tip, outer)])
+    garment.panels.extend(Panel(side, role="trim") for side in both_sides(leaf))
     garment.seams.extend(both_sides(inner, straight(front, tip, outer)))
     garment.borders.extend(both_sides(straight(outer, neck)))
     garment.attributes["neckline"] = "collar"
@@ -314,13 +332,13 @@ def _add_hem_band(garment: Garment, body: Bodice, height: float) -> None:
 
 def _short_sleeves(garment: Garment, body: Bodice, cut: Cut) -> None:
     length, cuff = cut.measure(0.46, 0.27, 0.06), cut.measure(0.36, 0.27, 0.025)
-    _add_sleeves(garment, body, cut, length=max(length, 0.14), cuff=cuff, angle=cut.measure(0.72, 0.62, 0.09))
+    _add_sleeves(garment, body, cut, Sleeve(max(length, 0.14), cuff, angle=cut.measure(0.72, 0.62, 0.09)))
 
 
 def _long_sleeves(garment: Garment, body: Bodice, cut: Cut, *, wide: float = 0.0, puff: float = 0.0) -> None:
     length, cuff = cut.measure(1.18, 1.05, 0.05), cut.measure(0.21, 0.17, 0.015) + wide
     angle = max(cut.measure(0.42, 0.40, 0.06), 0.30)
-    _add_sleeves(garment, body, cut, length=length, cuff=cuff, angle=angle, puff=puff)
+    _add_sleeves(garment, body, cut, Sleeve(length, cuff, angle, puff))
 
 
 def _t_shirt(garment: Garment, cut: Cut) -> None:
@@ -400,11 +418,10 @@ def _add_lapels(garment: Garment, body: Bodice, cut: Cut) -> None:
     neck, notch = (body.neck, -0.01), (0.20, 0.20)
     collar_tip = (body.neck + 0.09, 0.17)
     right = straight(neck, (body.neck + 0.07, 0.04), collar_tip, notch, peak)
-    edge = np.concatenate([right[1:], smooth(peak, (0.6 * peak[0], 0.62 * closing[1] + 0.1), closing)])
+    lapel = np.concatenate([right, smooth(peak, (0.6 * peak[0], 0.62 * closing[1] + 0.1), closing)])
     garment.panels.append(Panel(closed(body.back_neck(), straight(closing)), role="lining"))
-    garment.panels.extend(Panel(np.concatenate([right[:1], side]), role="trim") for side in [edge])
-    garment.panels.append(Panel(flipped(np.concatenate([right[:1], edge])), role="trim"))
-    garment.seams.extend(both_sides(edge, straight(neck, closing)))
+    garment.panels.extend(Panel(side, role="trim") for side in both_sides(lapel))
+    garment.seams.extend(both_sides(lapel, straight(neck, closing)))
     garment.seams.append(straight(closing, (0.0, body.length + body.hem_drop)))
     side = 1.0 if cut.chance(0.93, 0.07) else -1.0
     garment.buttons.extend((0.05 * side, closing[1] + step) for step in (0.05, 0.21))
@@ -435,7 +452,7 @@ def _blouse(garment: Garment, cut: Cut) -> None:
     if cut.chance(0.8, 0.55):
         _long_sleeves(garment, body, cut, puff=puff)
     else:
-        _add_sleeves(garment, body, cut, length=0.34, cuff=0.25, angle=0.62, puff=puff)
+        _add_sleeves(garment, body, cut, Sleeve(0.34, 0.25, 0.62, puff))
     if cut.chance(0.6, 0.35):
         front = _add_collar(garment, body, cut, spread=0.03, stand=0.03)
         _add_placket(garment, cut, front[1], body.length + body.hem_drop)

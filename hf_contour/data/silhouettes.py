@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from hf_contour.data import garment_cloth
 from hf_contour.data.garment_cloth import Cloth
-from hf_contour.data.garment_patterns import Curve, Garment, choose_article, draw_pattern
+from hf_contour.data.garment_patterns import Curve, Garment, Panel, choose_article, draw_pattern
 
 LABEL_NAMES = ["men", "women"]
 SPLIT_SAMPLES = {"train": 1200, "validation": 200, "test": 400}
@@ -162,7 +162,7 @@ def _pose(garment: Garment, size: tuple[int, int], rng: np.random.Generator) -> 
 def _unevenness(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Smooth displacement, `(num_points, 2)`: cloth never lies as it was cut, and curves that meet still meet."""
     waves = rng.uniform(1.5, 7.0, (4, 1)) * _unit_vectors(rng.uniform(0, 2 * np.pi, 4))
-    phases, pushes = rng.uniform(0, 2 * np.pi, 4), rng.normal(0, 0.008, (4, 2))
+    phases, pushes = rng.uniform(0, 2 * np.pi, 4), rng.normal(0, 0.0065, (4, 2))
     return np.sin(points @ waves.T + phases) @ pushes
 
 
@@ -182,22 +182,15 @@ def _place(points: np.ndarray, size: tuple[int, int], rng: np.random.Generator) 
 
 def _render(garment: Garment, label: int, size: tuple[int, int], rng: np.random.Generator) -> GarmentSample:
     """Paint the placed curves, and trace their edges."""
-    height, width = size
     brush = _Brush(size)
-    covers = [brush.fill([panel.outline]) for panel in garment.panels]
     silhouette = brush.fill([panel.outline for panel in garment.panels])
     mask = np.asarray(silhouette) >= 128
     cloth, background_colour = garment_cloth.draw_cloth(rng)
     picture = garment_cloth.draw_background(background_colour, size, rng)
-    picture = picture * _shadow(silhouette, cloth)[..., None]
-    noise = rng.uniform(-1, 1, size).astype(np.float32)
-    woven: dict[float, np.ndarray] = {}
-    for panel, cover in zip(garment.panels, covers, strict=True):
-        if panel.angle not in woven:
-            woven[panel.angle] = garment_cloth.weave(cloth, size, panel.angle, noise)
-        tint = {"cloth": 1.0, "trim": cloth.trim, "lining": cloth.lining}[panel.role]
-        share = (np.asarray(cover, dtype=np.float32) / 255)[..., None]
-        picture += share * (woven[panel.angle] * tint - picture)
+    picture *= _shadow(silhouette, cloth)[..., None]
+    noise = rng.random(size, dtype=np.float32) * 2 - 1
+    for panel in garment.panels:
+        _lay(picture, panel, cloth, noise, brush)
     inside = np.asarray(silhouette, dtype=np.float32) / 255
     light = 1 + inside * (garment_cloth.shade(cloth, silhouette, rng) - 1)
     stitches = np.asarray(brush.lines(garment.seams + garment.borders, garment.buttons), dtype=np.float32) / 255
@@ -211,6 +204,19 @@ def _render(garment: Garment, label: int, size: tuple[int, int], rng: np.random.
         article=garment.article,
         attributes=garment.attributes,
     )
+
+
+def _lay(picture: np.ndarray, panel: Panel, cloth: Cloth, noise: np.ndarray, brush: "_Brush") -> None:
+    """Lay one panel on the picture, `(height, width, 3)`, in place."""
+    height, width = noise.shape
+    left, top = np.floor(panel.outline.min(axis=0)).astype(int) - 1
+    right, bottom = np.ceil(panel.outline.max(axis=0)).astype(int) + 2
+    window = np.s_[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    share = np.asarray(brush.fill([panel.outline]), dtype=np.float32)[window][..., None] / 255
+    x, y = garment_cloth.pixel_grid(height, width)
+    woven = garment_cloth.weave(cloth, (x[window], y[window]), panel.angle, noise[window])
+    woven *= {"cloth": 1.0, "trim": cloth.trim, "lining": cloth.lining}[panel.role]
+    picture[window] += share * (woven - picture[window])
 
 
 def _shadow(silhouette: Image.Image, cloth: Cloth) -> np.ndarray:
