@@ -1,6 +1,6 @@
 """Model cards and result tables, rendered from results files; no figure is typed by hand.
 
-    python -m hf_contour.cards            # write the cards of model_cards/ and the tables of README.md
+    python -m hf_contour.cards            # write cards and code of model_cards/, and the tables of README.md
     python -m hf_contour.cards --check    # only say which disagree with the results
 
 `model_cards/cards.yaml` names, for each model folder, what it was trained on; figures come from
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_contour import card_text
 from hf_contour.backbone_weights import PACKAGED_WEIGHTS
@@ -263,7 +264,7 @@ def read_card_facts(path: Path) -> dict[str, CardFacts]:
 
 
 def rendered_files(root: Path) -> dict[Path, str]:
-    """What `README.md` and the card of each model folder of a repository should hold.
+    """What `README.md`, and the card and the code of each model folder of a repository, should hold.
 
     Args:
         root: the repository, with `README.md` and `model_cards/`.
@@ -281,10 +282,22 @@ def rendered_files(root: Path) -> dict[Path, str]:
     for name in sorted(folders):
         own = [found for found in results if found.model["name"] == name]
         texts[cards / name / "README.md"] = str(render_card(cards / name, facts[name], own))
+        texts |= code_copies(cards / name)
     readme = root / "README.md"
     if readme.exists():
         texts[readme] = fill_tables(readme.read_text(encoding="utf-8"), results)
     return texts
+
+
+def code_copies(folder: Path) -> dict[Path, str]:
+    """The files of this package that the folder's `auto_map` names, and those that they import."""
+    named: set[str] = set()
+    for config in ("config.json", "preprocessor_config.json"):
+        if (folder / config).exists():
+            named.update(json.loads((folder / config).read_text(encoding="utf-8")).get("auto_map", {}).values())
+    sources = {Path(__file__).with_name(f"{entry.split('.')[0]}.py") for entry in named}
+    sources |= {Path(found) for source in sources for found in get_relative_import_files(source)}
+    return {folder / source.name: source.read_text(encoding="utf-8") for source in sorted(sources)}
 
 
 def disagreeing_files(root: Path) -> list[Path]:
