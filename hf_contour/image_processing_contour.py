@@ -179,8 +179,9 @@ class ContourImageProcessor(TorchvisionBackend):
             pixels = read_array(image, input_data_format=input_data_format, **doors)
         else:
             pixels = np.asarray(open_image(image, **doors))
-        # Always of the same memory layout, as the layout picks the kernel that resizes.
-        tensor = torch.from_numpy(np.require(pixels.transpose(2, 0, 1), requirements=["C", "W"]))
+        if not pixels.flags.writeable or min(pixels.strides) < 0:  # neither can back a tensor
+            pixels = pixels.copy()
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)  # not contiguous: resizing is faster so, and equal
         return tensor if device is None else tensor.to(device)
 
     def _place(
@@ -213,10 +214,12 @@ class ContourImageProcessor(TorchvisionBackend):
             placement = self._place(stacked.shape[-2], stacked.shape[-1], size, do_resize, do_pad)
             if stacked.shape[-2:] != (placement.height, placement.width):
                 target = SizeDict(height=placement.height, width=placement.width)
+                if target.height == target.width == 1:  # or PyTorch's 8-bit kernel fails an assertion
+                    stacked = stacked.contiguous(memory_format=torch.channels_last)
                 stacked = self.resize(stacked, target, resample=resample)
             stacked = _lay_on_canvas(stacked, placement, background_color)
             groups[key] = self.rescale_and_normalize(
-                stacked, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+                stacked.contiguous(), do_rescale, rescale_factor, do_normalize, image_mean, image_std
             )
         pixel_values = reorder_images(groups, positions)
         if return_tensors is not None:

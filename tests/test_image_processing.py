@@ -141,6 +141,22 @@ def test_batches_come_as_lists_nested_lists_and_arrays() -> None:
     assert isinstance(processor(pictures, return_tensors="np")["pixel_values"], np.ndarray)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (3, 2), (31, 17), (100, 224)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (2, 9), (40, 3), (61, 129), (300, 200)])
+def test_memory_layout_changes_nothing(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    processor = ContourImageProcessor(size={"height": size[0], "width": size[1]}, do_pad=False)
+    array = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    planes = torch.from_numpy(array).permute(2, 0, 1).contiguous()
+    mirrored = array[:, ::-1].copy()[:, ::-1]  # negative strides
+    expected = pixel_values(processor, array)
+    assert expected.is_contiguous()
+    for source in (planes, mirrored, Image.fromarray(array), torch.stack([planes, planes])[1]):
+        assert torch.equal(pixel_values(processor, source), expected)
+    for grouped in (True, False):
+        both = pixel_values(processor, [planes, array], disable_grouping=not grouped)
+        assert torch.equal(both, expected.expand(2, -1, -1, -1))
+
+
 def test_inputs_are_left_alone() -> None:
     processor = ContourImageProcessor(size=7, do_pad=False, do_rescale=False)
     array = colours()[:, :7].copy()
