@@ -22,7 +22,7 @@ _MAPPINGS = ("augmentation", "colour", "model")
 
 # Lowest and highest value of the numbers; both included.
 _RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**63 - 1),
+    "seed": (0, 2**31 - 1),  # NumPy takes 32 bits, and each process adds its number
     "batch_size": (1, 2**20),
     "eval_batch_size": (1, 2**20),
     "gradient_accumulation_steps": (1, 2**20),

@@ -13,12 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from huggingface_hub.utils import are_progress_bars_disabled
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from hf_contour.data.colour import ColourAudit
 from hf_contour.training.arguments import ContourTrainingArguments
 from hf_contour.training.checkpoints import Checkpoint, load_newest, save_checkpoint, write_text
 from hf_contour.training.convergence import ConvergenceDetector
@@ -88,6 +89,7 @@ class Progress:
         evaluation: its figures.
         best_step: step of the best evaluation.
         best_score: its score.
+        colour_audit: what the colour transform did to the samples so far, as the fields of `ColourAudit`.
     """
 
     step: int = 0
@@ -98,6 +100,7 @@ class Progress:
     evaluation: Figures = field(default_factory=dict)
     best_step: int | None = None
     best_score: float | None = None
+    colour_audit: dict[str, int] = field(default_factory=dict)
 
 
 class TrainingLoop:
@@ -176,6 +179,8 @@ class TrainingLoop:
         """
         model = self.trained_model
         model.eval()
+        if self.accelerator.num_processes > 1:  # each process has seen batches of its own
+            broadcast(list(model.buffers()))
         with torch.no_grad(), self.accelerator.autocast():
             return self.task.evaluate(model, self.accelerator, split=split, heed=self._heed_signals)
 
@@ -202,6 +207,7 @@ class TrainingLoop:
                 loss, grad_norm, signal_number = self._train_step(batches)
                 self.progress.seconds += time.perf_counter() - started
                 self._note(loss, grad_norm)
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 bar.update()
                 if signal_number:
                     raise TrainingInterrupted(signal_number)
@@ -217,6 +223,8 @@ class TrainingLoop:
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
             indices.append((batch["index"], loss.detach()))
+            if "colour" in batch:
+                self._audit_colours(batch["colour"])
         own = torch.stack(losses).mean().double()
         loss_value, signal_number = self._agree(own.item())
         limit = self.arguments.max_grad_norm or math.inf
@@ -230,6 +238,11 @@ class TrainingLoop:
         if self.ema is not None:
             self.ema.update(self.bare_model, step=self.progress.step)
         return loss_value, grad_norm, signal_number
+
+    def _audit_colours(self, codes: Tensor) -> None:
+        """Adds a micro-batch, over all processes, to the audit of the colour transform."""
+        seen = ColourAudit.from_codes(self.accelerator.gather(codes).tolist())
+        self.progress.colour_audit = asdict(ColourAudit(**self.progress.colour_audit) + seen)
 
     def _to_device(self, batch: Batch) -> Batch:
         moved = {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}

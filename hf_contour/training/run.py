@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
+from hf_contour.data.colour import ColourAudit
 from hf_contour.results import library_versions, source_commit
 from hf_contour.training.arguments import ContourTrainingArguments, parse_arguments
 from hf_contour.training.checkpoints import (
@@ -277,6 +278,7 @@ def describe_training(loop: TrainingLoop, accelerator: Accelerator) -> dict[str,
         "converged_step": loop.convergence.converged_step,
         "published_weights": "best" if loop.best_weights else "moving average" if loop.uses_ema else "last",
         "best_step": progress.best_step,
+        "colour_audit": ColourAudit(**progress.colour_audit).to_dict() if progress.colour_audit else None,
         "device": device_name(accelerator.device),
         "num_processes": accelerator.num_processes,
     }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_contour.configuration_contour_extractor import ContourExtractorConfig
+from hf_contour.configuration_contour_gender import ContourGenderConfig
 from hf_contour.data.augment import Augmentation, AugmentationRecipe
 from hf_contour.data.colour import ColourTransform
 from hf_contour.data.labels import label_names
@@ -319,9 +320,9 @@ def build_classifier(
         )
     problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
     fields = {"id2label": dict(enumerate(names)), "problem_type": problem_type, **arguments.mapping("model")}
-    backbones = arguments.backbone or fields.pop("backbone", ContourGenderForImageClassification.config_class.backbone)
-    fields.pop("backbone", None)
-    backbone = backbones[0] if isinstance(backbones, list) and len(backbones) == 1 else backbones
+    backbone = fields.pop("backbone", ContourGenderConfig.backbone)
+    if arguments.backbone:
+        backbone = arguments.backbone[0] if len(arguments.backbone) == 1 else arguments.backbone
     return ContourGenderForImageClassification.from_extractor_and_backbone(
         extractor, backbone, backbone_weights=arguments.backbone_weights, **fields
     )
