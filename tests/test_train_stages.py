@@ -261,3 +261,14 @@ def test_a_stream_trains(tmp_path, source):
     results = run_stage(arguments)
     assert results["training"]["steps"] == 8
     assert results["data"]["num_train_samples"] is None
+
+
+def test_the_colour_transform_is_audited_over_the_whole_training(tmp_path, source, contour_run):
+    colour = {"exchange_channels": True, "max_changed": 5, "max_difference": 255.0}
+    results = run_stage(gender_settings(tmp_path, source, contour_run, colour=colour, epochs=2))
+    audit = results["training"]["colour_audit"]
+    assert audit["pictures"] == 2 * 24
+    assert audit["exchanged"] == 2 * 5  # the cap is reached in each epoch and never passed
+    assert audit["unchanged"] == 2 * 19
+    assert (audit["shifted"], audit["refused"]) == (0, 0)
+    assert contour_run[1]["training"]["colour_audit"] is None
