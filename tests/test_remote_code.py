@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tiny_models import TIMM_CASCADE, tiny_classifier, tiny_extractor
 
-from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour import ContourImageProcessor
 
 BLOCKER = """
 import importlib.abc, json, sys

@@ -39,8 +39,8 @@ from hf_contour import (
     ContourExtractorModel,
     ContourGenderConfig,
     ContourGenderForImageClassification,
+    ContourImageProcessor,
 )
-from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.modeling_contour_gender import ImageBackbone
 
 PACKAGE = Path(hf_contour.__file__).parent
