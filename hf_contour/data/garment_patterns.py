@@ -14,8 +14,9 @@ import numpy as np
 Curve: TypeAlias = np.ndarray  # (num_points, 2), x and y
 
 MEN, WOMEN = 0, 1
-# The two sections overlap: about one garment in forty is cut nearer to the other section than to its own.
-CUT_SPREAD = 0.5
+# The two sections overlap: about one garment in sixty is cut nearer to the other section than to its own.
+CUT_SPREAD = 0.47
+LONG_SLEEVE = 0.7
 # How often each article hangs in the men's and in the women's section.
 ARTICLES: dict[str, tuple[float, float]] = {
     "t-shirt": (0.19, 0.12),
@@ -84,7 +85,7 @@ class Cut:
     def measure(self, men: float, women: float, spread: float) -> float:
         """A length or angle: its mean moves from `men` to `women` with the cut, `spread` is its deviation."""
         position = float(np.clip(self.position, -1.6, 1.6))
-        noise = float(np.clip(self.rng.normal(), -2, 2))
+        noise = 0.75 * float(np.clip(self.rng.normal(), -2, 2))
         return (men + women) / 2 + (women - men) / 2 * position + spread * noise
 
     def chance(self, men: float, women: float) -> bool:
@@ -249,9 +250,13 @@ def _add_sleeves(garment: Garment, body: Bodice, cut: Cut, sleeve: Sleeve) -> No
         lean = sleeve.angle + float(np.clip(cut.rng.normal(0, 0.05), -0.1, 0.1))
         along, inward = np.array([np.sin(lean), np.cos(lean)]), np.array([-np.cos(lean), np.sin(lean)])
         tip, underarm = np.array([body.shoulder, body.slope]), np.array([body.chest, body.armhole])
-        outer = tip + sleeve.length * along
-        inner = _outside_of(body, outer + sleeve.cuff * inward)
-        swell_out = tip + 0.55 * sleeve.length * along - (sleeve.puff + 0.015) * inward
+        if sleeve.length > LONG_SLEEVE:
+            inner = underarm + (sleeve.length - (underarm - tip) @ along) * along
+            outer, swell_out = inner - sleeve.cuff * inward, underarm - 0.95 * sleeve.cuff * inward
+        else:
+            outer = tip + sleeve.length * along
+            inner, swell_out = _outside_of(body, outer + sleeve.cuff * inward), tip + 0.55 * sleeve.length * along
+        swell_out = swell_out - (sleeve.puff + 0.015) * inward
         swell_in = (inner + underarm) / 2 + 0.6 * sleeve.puff * inward
         top = smooth(tuple(tip), tuple(swell_out), tuple(outer))
         under = smooth(tuple(underarm), tuple(swell_in), tuple(inner))
@@ -337,7 +342,7 @@ def _short_sleeves(garment: Garment, body: Bodice, cut: Cut) -> None:
 
 def _long_sleeves(garment: Garment, body: Bodice, cut: Cut, *, wide: float = 0.0, puff: float = 0.0) -> None:
     length, cuff = cut.measure(1.18, 1.05, 0.05), cut.measure(0.21, 0.17, 0.015) + wide
-    angle = max(cut.measure(0.42, 0.40, 0.06), 0.30)
+    angle = max(cut.measure(0.31, 0.31, 0.05), 0.22)
     _add_sleeves(garment, body, cut, Sleeve(length, cuff, angle, puff))
 
 
