@@ -27,7 +27,7 @@ EXPLANATIONS: dict[str, str] = {
     "requires (multiple )?accelerator|requires (MPS|deepspeed)": "No such accelerator here, or no DeepSpeed.",
     "requires the kernels library": "The models use no kernels from the Hub.",
     "less than 2 backends": "There is one image processor, on torchvision, and none on Pillow to compare.",
-    "No validation found for `preprocess`": "TorchvisionBackend checks the arguments of calls; it has no list of them.",
+    "No validation found for `preprocess`": "TorchvisionBackend checks calls by itself, without a list of arguments.",
     "test is slow": "Downloads or measures large models; Transformers runs these only on demand.",
     "Could not locate the classification Linear": "After its checks of errors and report the test looks for a "
     "head of another kind; test_mismatched_head_keeps_the_rest goes on from there.",
