@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from hf_contour.data import garment_cloth
 from hf_contour.data.garment_cloth import Cloth
-from hf_contour.data.garment_patterns import Curve, Garment, Panel, choose_article, draw_pattern
+from hf_contour.data.garment_curves import Curve, Garment, Panel
+from hf_contour.data.garment_patterns import choose_article, draw_pattern
 
 LABEL_NAMES = ["men", "women"]
 SPLIT_SAMPLES = {"train": 1200, "validation": 200, "test": 400}
