@@ -56,8 +56,8 @@ def open_image(
       within files are not applied.
     * `RGBA`, `LA`, `PA`, `RGBa`, `La`, palettes with transparency, and `L`, `RGB` or 16-bit grey with a
       transparent colour: `round((alpha * colour + (255 - alpha) * background) / 255)` for each channel.
-    * 16-bit grey (`I;16`, any byte order): `round(value * 255 / 65535)`. 16-bit colour reaches us from Pillow
-      cut to its upper byte, which is less than 1/255 away from that.
+    * 16-bit grey (`I;16`, any byte order): `round(value * 255 / 65535)`; 12-bit TIFF is first taken times 16.
+      16-bit colour reaches us from Pillow cut to its upper byte, which is less than 1/255 away from that.
     * `I` and arrays of other integers than 8 and unsigned 16 bits: values within 0..255 as they are, else
       within 0..65535 as 16 bits, else stretched so that the least becomes 0 and the greatest 255.
     * `F` and floating arrays: values within 0..1 times 255, else within 0..255 as they are, else stretched

@@ -65,6 +65,16 @@ def packed(samples: np.ndarray, depth: int) -> np.ndarray:
     return np.packbits(bits.reshape(HEIGHT, -1), axis=1)
 
 
+def write_twelve_bit_tiff(samples: np.ndarray) -> bytes:
+    """A grey TIFF of 12 bits by hand; `samples` `(H, W)` in 0..4095."""
+    bits = np.unpackbits(samples.astype(">u2")[..., None].view(np.uint8), axis=-1)[..., 4:]
+    body = np.packbits(bits.reshape(HEIGHT, -1), axis=1).tobytes()
+    tags = {256: WIDTH, 257: HEIGHT, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: HEIGHT, 279: len(body)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory
+
+
 def over(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int] = BACKGROUND) -> np.ndarray:
     """The composite in real numbers; `alpha` `(H, W)` in 0..255."""
     share = alpha[..., None].astype(float) / 255
@@ -134,6 +144,7 @@ def deep_pictures() -> dict[str, OddPicture]:
         "deep_grey_pgm": OddPicture(
             b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + DEEP.astype(">u2").tobytes(), grey(scaled)
         ),
+        "twelve_bit_tiff": OddPicture(write_twelve_bit_tiff(DEEP >> 4), grey((DEEP >> 4) / 4095 * 255), 0.6),
         "deep_colour_png": OddPicture(write_png(sixteen_bits(third), 16, 2), third / 257, 1),
         "deep_alpha_grey_png": OddPicture(
             write_png(sixteen_bits(np.stack([DEEP, alpha], -1)), 16, 4), over(grey(scaled), alpha / 257), 2
