@@ -65,9 +65,9 @@ class Cut:
         self.position = section + CUT_SPREAD * float(np.clip(rng.normal(), -3, 3))
 
     def measure(self, men: float, women: float, spread: float) -> float:
-        """A length or angle: its mean moves from `men` to `women` with the cut, `spread` is its deviation."""
+        """A length or angle: its mean moves from `men` to `women` with the cut; `spread` is its scatter."""
         position = float(np.clip(self.position, -1.6, 1.6))
-        noise = 0.75 * float(np.clip(self.rng.normal(), -2, 2))
+        noise = 0.6 * float(np.clip(self.rng.normal(), -2, 2))
         return (men + women) / 2 + (women - men) / 2 * position + spread * noise
 
     def chance(self, men: float, women: float) -> bool:

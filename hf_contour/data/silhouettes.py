@@ -145,11 +145,12 @@ def _pose(garment: Garment, size: tuple[int, int], rng: np.random.Generator) -> 
     points = np.concatenate(curves)
     points = points - (points.min(axis=0) + points.max(axis=0)) / 2
     points = points + _unevenness(points, rng)
-    turn, shear, stretch = rng.normal(0, 0.09), rng.normal(0, 0.035), np.exp(rng.normal(0, 0.03))
+    turn, shear, stretch = rng.normal(0, 0.08), rng.normal(0, 0.03), np.exp(rng.normal(0, 0.03))
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     points = points @ (rotation @ np.array([[stretch, shear], [0.0, 1 / stretch]])).T
     points = points / (1 + points @ rng.normal(0, 0.025, 2))[:, None]
-    points = _place(points, size, rng)
+    cloth_area = sum(_area(panel.outline) for panel in garment.panels if panel.role == "cloth")
+    points = _place(points, cloth_area, size, rng)
     parts = np.split(points, np.cumsum([len(curve) for curve in curves])[:-1])
     taken = iter(parts)
     for panel in garment.panels:
@@ -171,14 +172,24 @@ def _unit_vectors(angles: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _place(points: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Fill 78 to 97 % of the room that the picture has, with a border of a pixel or more."""
+def _place(points: np.ndarray, cloth_area: float, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Cover 22 to 40 % of the picture where its sides allow it, with a border of a pixel or more.
+
+    The area, not the length, is drawn: narrow garments would cover less, and colours would tell of it.
+    """
     room = np.array([size[1], size[0]]) - 2 * max(1.5, 0.02 * min(size))
     low, high = points.min(axis=0), points.max(axis=0)
-    scale = rng.uniform(0.78, 0.97) * float(np.min(room / (high - low)))
+    wanted = np.sqrt(rng.uniform(0.22, 0.40) * size[0] * size[1] / cloth_area)
+    scale = min(float(wanted), rng.uniform(0.90, 0.98) * float(np.min(room / (high - low))))
     free = room - scale * (high - low)
     corner = (np.array([size[1], size[0]]) - room) / 2 + free * rng.uniform(0.15, 0.85, 2)
     return (points - low) * scale + corner
+
+
+def _area(outline: Curve) -> float:
+    """Area within a closed curve, by the shoelace formula."""
+    x, y = outline.T
+    return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
 
 
 def _render(garment: Garment, label: int, size: tuple[int, int], rng: np.random.Generator) -> GarmentSample:
@@ -243,7 +254,8 @@ class _Brush:
         """Coverage of each pixel by any of the outlines, mode L."""
         canvas, pen = self._canvas()
         for outline in outlines:
-            pen.polygon((outline * self.fineness).ravel().tolist(), fill=255)
+            # The pen counts from the middle of the first pixel, curves from its corner.
+            pen.polygon((outline * self.fineness - 0.5).ravel().tolist(), fill=255)
         return canvas.reduce(self.fineness)
 
     def lines(self, curves: list[Curve], dots: list[tuple[float, float]]) -> Image.Image:
@@ -251,7 +263,7 @@ class _Brush:
         canvas, pen = self._canvas()
         thickness = max(0.008 * min(self.width, self.height), 0.6) * self.fineness
         for curve in curves:
-            pen.line((curve * self.fineness).ravel().tolist(), fill=255, width=max(round(thickness), 1))
+            pen.line((curve * self.fineness - 0.5).ravel().tolist(), fill=255, width=max(round(thickness), 1))
         for x, y in dots:
             radius = 1.1 * thickness
             centre_x, centre_y = x * self.fineness, y * self.fineness
@@ -289,6 +301,5 @@ def _traced(curves: list[Curve], shape: tuple[int, ...]) -> np.ndarray:
     canvas = Image.new("L", (shape[1], shape[0]))
     pen = ImageDraw.Draw(canvas)
     for curve in curves:
-        # Curves count from the corner of the picture, the pen from the middle of the first pixel.
         pen.line((curve - 0.5).ravel().tolist(), fill=1)
     return np.asarray(canvas) > 0
