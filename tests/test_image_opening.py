@@ -51,7 +51,9 @@ def test_file_of_every_kind(kind: str, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(open_image(lazily_opened)), np.asarray(from_bytes))
 
 
-@pytest.mark.parametrize("kind", ["exif_6_jpeg", "rgba_png", "deep_grey_png", "two_bit_transparent_png"])
+@pytest.mark.parametrize(
+    "kind", ["exif_6_jpeg", "rgba_png", "deep_grey_png", "two_bit_transparent_png", "twelve_bit_tiff"]
+)
 def test_opening_again_changes_nothing(kind: str) -> None:
     image = Image.open(io.BytesIO(ODD_PICTURES[kind].content))
     first, again = open_image(image), open_image(image)
