@@ -272,3 +272,10 @@ def test_the_colour_transform_is_audited_over_the_whole_training(tmp_path, sourc
     assert audit["unchanged"] == 2 * 19
     assert (audit["shifted"], audit["refused"]) == (0, 0)
     assert contour_run[1]["training"]["colour_audit"] is None
+
+
+@pytest.mark.parametrize("stage", ["contour", "gender"])
+def test_a_misspelt_model_field_is_refused(tmp_path, source, contour_run, stage):
+    changes = {"data": str(source), "model": {"fusion_chanels": 8}, "extractor": str(contour_run[0].folder / "model")}
+    with pytest.raises(ValueError, match=r"fusion_chanels.*nearest: fusion_channels"):
+        run_stage(settings(tmp_path, stage, **changes))

@@ -1,5 +1,7 @@
 """What differs between the two stages: data, model, loss, evaluation and pictures."""
 
+import dataclasses
+import difflib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -295,9 +297,23 @@ def load_train_rows(arguments: ContourTrainingArguments, accelerator: Accelerato
     return rows
 
 
+def refuse_unknown_fields(fields: dict[str, Any], config_class: Any) -> None:
+    """Raises `ValueError` for a field that the config does not have, and would take without a word."""
+    known = {field.name for field in dataclasses.fields(config_class)}
+    for name in fields:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, sorted(known), n=3)
+            raise ValueError(
+                f"model has the field {name!r}, which {config_class.__name__} does not know; "
+                f"nearest: {', '.join(nearest) or 'none'}."
+            )
+
+
 def build_extractor(arguments: ContourTrainingArguments) -> ContourExtractorForPreTraining:
     """The extractor with its single-channel layer, from the `model` fields."""
-    model = ContourExtractorForPreTraining(ContourExtractorConfig(**arguments.mapping("model")))
+    fields = arguments.mapping("model")
+    refuse_unknown_fields(fields, ContourExtractorConfig)
+    model = ContourExtractorForPreTraining(ContourExtractorConfig(**fields))
     if arguments.backbone_weights:
         if len(arguments.backbone_weights) != 1:
             raise ValueError(f"backbone_weights names {len(arguments.backbone_weights)} files; expected one.")
@@ -319,6 +335,7 @@ def build_classifier(
             f"{extractor} holds no contour extractor; train one with --stage contour, or give --extractor FOLDER."
         )
     problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
+    refuse_unknown_fields(arguments.mapping("model"), ContourGenderConfig)
     fields = {"id2label": dict(enumerate(names)), "problem_type": problem_type, **arguments.mapping("model")}
     backbone = fields.pop("backbone", ContourGenderConfig.backbone)
     if arguments.backbone:

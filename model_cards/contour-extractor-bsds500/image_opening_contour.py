@@ -19,6 +19,7 @@ DEFAULT_MAX_PIXELS = 2**26  # 8192 x 8192; 192 MiB when decoded
 WHITE = (255, 255, 255)
 CHANNEL_COUNTS = (1, 3, 4)
 ORIENTATION_TAG = 0x0112
+BITS_PER_SAMPLE_TAG = 0x0102
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,8 +57,8 @@ def open_image(
       within files are not applied.
     * `RGBA`, `LA`, `PA`, `RGBa`, `La`, palettes with transparency, and `L`, `RGB` or 16-bit grey with a
       transparent colour: `round((alpha * colour + (255 - alpha) * background) / 255)` for each channel.
-    * 16-bit grey (`I;16`, any byte order): `round(value * 255 / 65535)`. 16-bit colour reaches us from Pillow
-      cut to its upper byte, which is less than 1/255 away from that.
+    * 16-bit grey (`I;16`, any byte order): `round(value * 255 / 65535)`; 12-bit TIFF is first taken times 16.
+      16-bit colour reaches us from Pillow cut to its upper byte, which is less than 1/255 away from that.
     * `I` and arrays of other integers than 8 and unsigned 16 bits: values within 0..255 as they are, else
       within 0..65535 as 16 bits, else stretched so that the least becomes 0 and the greatest 255.
     * `F` and floating arrays: values within 0..1 times 255, else within 0..255 as they are, else stretched
@@ -250,7 +251,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image, raw_mode: str, background_color: Sequence[int]) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_deep_to_rgb(image, raw_mode, background_color))
+        return Image.fromarray(_deep_to_rgb(image, background_color))
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     transparent = image.info.get("transparency")
@@ -264,10 +265,11 @@ def _to_rgb(image: Image.Image, raw_mode: str, background_color: Sequence[int]) 
     return Image.fromarray(composite(np.asarray(straight.convert("RGBA")), background_color))
 
 
-def _deep_to_rgb(image: Image.Image, raw_mode: str, background_color: Sequence[int]) -> np.ndarray:
+def _deep_to_rgb(image: Image.Image, background_color: Sequence[int]) -> np.ndarray:
     """Grey of more than 8 bits to `(H, W, 3)`, 8 bits."""
     values = np.asarray(image)
-    grey = _to_uint8(values * 16 if raw_mode == "I;12" else values)
+    tags: Any = getattr(image, "tag_v2", {})  # of a TIFF, and still there once its pixels are loaded
+    grey = _to_uint8(values * 16 if tags.get(BITS_PER_SAMPLE_TAG) == (12,) else values)
     rgb = np.repeat(grey[..., None], 3, axis=2)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int) and image.mode.startswith("I;16"):
