@@ -82,7 +82,8 @@ class ContourGenderConfig(PreTrainedConfig):
         # By model_type and not by class: the config of a saved folder is of another copy of the class.
         if getattr(self.extractor_config, "model_type", None) != "contour_extractor":
             raise ValueError(
-                f"extractor_config is {self.extractor_config!r:.80}; expected a ContourExtractorConfig or its dictionary."
+                f"extractor_config is {self.extractor_config!r:.80}; "
+                "expected a ContourExtractorConfig or its dictionary."
             )
         for field in ("backbone", "contour_levels", "image_mean", "image_std"):
             if isinstance(getattr(self, field), tuple):

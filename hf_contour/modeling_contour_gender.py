@@ -335,7 +335,7 @@ def renormalise(pixel_values: Tensor, given: Any, wanted: Any) -> Tensor:
 
 
 def pool_to_stride(feature_map: Tensor, stride: int, wanted: int) -> Tensor:
-    """Averages a map over the cells of a coarser grid: `(B, C, H/stride, W/stride)` to `(B, C, H/wanted, W/wanted)`."""
+    """Averages a map `(B, C, H/stride, W/stride)` over the cells of a coarser grid `(B, C, H/wanted, W/wanted)`."""
     return feature_map if stride == wanted else nn.functional.avg_pool2d(feature_map, wanted // stride)
 
 

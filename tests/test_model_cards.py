@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 def write_model_folder(folder: Path, *, model_type: str = "contour_gender") -> Path:
     folder.mkdir(parents=True)
-    config: dict[str, Any] = {"model_type": model_type, "auto_map": {"AutoConfig": "configuration.Config"}}
+    config: dict[str, Any] = {"model_type": model_type, "auto_map": {"AutoConfig": "loss_contour.Config"}}
     if model_type == "contour_gender":
         config |= {"id2label": {"0": "men", "1": "women"}, "backbone": "resnet18", "contour_features": "fused"}
     else:
@@ -186,6 +186,10 @@ def test_disagreement_with_the_results_is_found(tmp_path: Path) -> None:
     readme, card = tmp_path / "README.md", folder / "README.md"
     readme.write_text(readme.read_text().replace("0.750", "0.950"))
     assert disagreeing_files(tmp_path) == [readme]
+    code = folder / "loss_contour.py"
+    code.write_text(code.read_text() + "# changed")
+    assert disagreeing_files(tmp_path) == [code, readme]
+    code.write_text(code.read_text().removesuffix("# changed"))
     results_path = tmp_path / "model_cards" / "results" / "garment-lite0-test.json"
     results = read_results(results_path)
     results.scores["accuracy"] = 0.5
