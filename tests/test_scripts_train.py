@@ -16,7 +16,17 @@ from transformers import pipeline
 from hf_contour.training.run import main, run_stage
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
-FEW = ["--embedded_train_samples", "32", "--embedded_eval_samples", "8", "--max_steps", "2", "--no_progress"]
+FEW = [
+    "--embedded_train_samples",
+    "32",
+    "--embedded_eval_samples",
+    "8",
+    "--max_steps",
+    "2",
+    "--no_progress",
+    "--torch_threads",
+    "1",
+]
 
 
 def test_importing_the_script_does_nothing(tmp_path, monkeypatch):
