@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
 from hf_contour.data.colour import ColourAudit
@@ -46,7 +47,7 @@ from hf_contour.training.records import (
     state_dict_sha256,
     write_json,
 )
-from hf_contour.training.stages import TASKS, ContourTask, GenderTask
+from hf_contour.training.stages import TASKS, ContourTask, GenderTask, load_rows
 
 # Settings that change where and how fast a training runs, not what comes out; a resumed run may change them.
 _NEUTRAL = frozenset(
@@ -102,6 +103,8 @@ def main(argv: Sequence[str], *, default_recipe: Path | None = None, description
         print(results_table(results))
         for result in results:
             print(f"{result['stage']}: {result['training']['seconds']:.0f} s, {result['model']['folder']}")
+        if results[-1]["stage"] == "gender":
+            print(classify_one(stages[-1], results[-1]["data"]["label_names"]))
     return 0
 
 
@@ -138,6 +141,14 @@ def run_stage(arguments: ContourTrainingArguments) -> dict[str, Any]:
         _write_status(accelerator, folder, {**status, "status": "finished", "exit_code": 0})
     accelerator.end_training()
     return results
+
+
+def classify_one(arguments: ContourTrainingArguments, names: list[str]) -> str:
+    """What the pipeline makes of the first picture that was not trained on, as a line of text."""
+    split = arguments.validation_split or arguments.test_split or arguments.train_split
+    image = load_rows(arguments, split, label_names=names)[0]["image"]
+    answer = pipeline("image-classification", str(arguments.folder / "model"))(image["bytes"] or image["path"])
+    return f"first picture of {split}: " + ", ".join(f"{one['label']} {one['score']:.3f}" for one in answer)
 
 
 def build_accelerator(arguments: ContourTrainingArguments) -> Accelerator:
