@@ -8,12 +8,16 @@ loads the folder `runs/garments/gender/model`. Every setting of a recipe is a fl
 command goes on with a run that was interrupted.
 """
 
+import os
 import sys
 from pathlib import Path
-
-from hf_contour.training.run import main
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "garments.yaml"
 
 if __name__ == "__main__":
+    # Threads that wait must give their core away: beside another program, spinning ones are 10 times slower.
+    # Set before torch is loaded, since it is read then.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from hf_contour.training.run import main
+
     sys.exit(main(sys.argv[1:], default_recipe=DEFAULT_RECIPE, description=__doc__.splitlines()[0]))
