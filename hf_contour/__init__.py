@@ -15,7 +15,11 @@ from transformers import (
 from hf_contour.configuration_contour_extractor import ContourExtractorConfig
 from hf_contour.configuration_contour_gender import ContourGenderConfig
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError, open_image
-from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, ContourExtractorModel
+from hf_contour.modeling_contour_extractor import (
+    ContourExtractorForPreTraining,
+    ContourExtractorModel,
+    fold_batch_norms,
+)
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.pipeline_contour import ContourImageClassificationPipeline, register_pipeline
 from hf_contour.version import __version__
@@ -41,5 +45,6 @@ __all__ = [
     "ContourImageProcessor",
     "ImageReadError",
     "__version__",
+    "fold_batch_norms",
     "open_image",
 ]

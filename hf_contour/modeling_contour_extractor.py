@@ -3,6 +3,8 @@
 Shapes: B pictures, C channels, H x W pixels; s is `output_stride`.
 """
 
+import copy
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -340,6 +343,8 @@ class ContourPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.ConvTranspose2d):
             init.copy_(module.weight, bilinear_kernel(module.weight))
+        elif isinstance(module, nn.Conv2d) and module.out_channels == 1:
+            init.normal_(module.weight, std=0.01)  # single-channel heads start undecided, with a low loss
         elif isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):
@@ -383,6 +388,24 @@ class ContourPreTrainedModel(PreTrainedModel):
         """Saves weights, config and code; see `PreTrainedModel.save_pretrained`."""
         self.config.auto_map = dict(self._auto_map)
         super().save_pretrained(save_directory, **kwargs)
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """A copy for inference whose batch normalisation is multiplied into the convolutions before it.
+
+    The same function but for rounding, and faster. The copy cannot be trained or saved.
+
+    Args:
+        model: any; a normalisation that does not directly follow a convolution among the same children stays.
+    """
+    folded = copy.deepcopy(model).eval()
+    for parent in list(folded.modules()):
+        children = list(parent.named_children())
+        for (conv_name, conv), (norm_name, norm) in itertools.pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, getattr(norm, "act", None) or nn.Identity())  # timm joins the activation
+    return folded
 
 
 def bilinear_kernel(weight: Tensor) -> Tensor:
@@ -600,4 +623,4 @@ class ContourExtractorForPreTraining(ContourExtractorPreTrainedModel):
 ContourExtractorModel.register_for_auto_class("AutoModel")
 ContourExtractorForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 
-__all__ = ["ContourExtractorForPreTraining", "ContourExtractorModel"]
+__all__ = ["ContourExtractorForPreTraining", "ContourExtractorModel", "fold_batch_norms"]

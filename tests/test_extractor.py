@@ -100,6 +100,13 @@ def test_side_maps_add_their_loss():
     assert output.loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+def test_a_new_head_is_undecided():
+    model = ContourExtractorForPreTraining(ContourExtractorConfig(**TINY, side_loss_weight=1.0)).eval()
+    output = model(torch.randn(1, 3, 32, 32))
+    assert all(logits.abs().max() < 0.5 for logits in (output.logits, *output.side_logits))
+    assert output.logits.std() > 0
+
+
 @pytest.mark.parametrize("residual_type", ["resnet", "densenet", "senet"])
 def test_it_learns_a_square(residual_type):
     torch.manual_seed(0)
@@ -119,7 +126,7 @@ def test_it_learns_a_square(residual_type):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.35 * losses[0]
+    assert losses[-1] < 0.45 * losses[0]
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 

@@ -7,6 +7,8 @@ import timm
 import torch
 from torch import nn
 
+from tiny_models import tiny_extractor
+
 from hf_contour.training.arguments import ContourTrainingArguments
 from hf_contour.training.optim import LearningRateSchedule, build_ema, build_optimizer
 
@@ -43,6 +45,14 @@ def test_frozen_weights_are_left_out_and_vectors_do_not_decay():
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+
+
+def test_a_timm_cascade_learns_slower_and_a_cascade_of_our_own_does_not():
+    arguments = ContourTrainingArguments(learning_rate=1.0, backbone_lr_scale=0.1)
+    for model, expected in ((tiny_extractor(backbone="test_resnet"), 0.1), (tiny_extractor(), 1.0)):
+        found = rates(model, build_optimizer(model, arguments))
+        for name, rate in found.items():
+            assert rate == (expected if ".cascade." in name else 1.0), name
 
 
 def test_the_backbone_learns_slower_and_its_first_layers_slowest():

@@ -69,6 +69,35 @@ def test_the_contour_stage_leaves_a_whole_folder(contour_run):
     assert written["model"]["weights"] == loaded.num_parameters()
 
 
+def test_a_teacher_is_learnt_from_and_its_weights_belong_to_the_run(tmp_path, source, contour_run):
+    """Without drawn contours in the loss the pupil must come nearer to its teacher than it began."""
+    teacher_folder = str(contour_run[0].folder / "model")
+    changes = {"data": str(source), "teacher": teacher_folder, "distillation_weight": 1000.0, "max_grad_norm": 1.0}
+    first = run_stage(settings(tmp_path / "first", "contour", epochs=1, **changes))
+    last = run_stage(settings(tmp_path / "last", "contour", epochs=10, **changes))
+    assert first["identity"]["teacher_sha256"] == last["identity"]["teacher_sha256"]
+    assert first["identity"]["teacher_sha256"] is not None
+    teacher = ContourExtractorForPreTraining.from_pretrained(teacher_folder)
+    pixels = ContourImageProcessor(do_resize=False)(
+        load_dataset("parquet", data_files=str(source / "validation.parquet"))["train"]["image"][:],
+        return_tensors="pt",
+    )["pixel_values"]
+    with torch.no_grad():
+        distances = [
+            (ContourExtractorForPreTraining.from_pretrained(result["model"]["folder"])(pixels).logits.sigmoid()
+             - teacher(pixels).logits.sigmoid()).abs().mean().item()
+            for result in (first, last)
+        ]  # fmt: skip
+    assert distances[1] < 0.7 * distances[0]
+
+
+def test_a_teacher_of_another_normalisation_is_refused(tmp_path, source, contour_run):
+    model = {**EXTRACTOR, "image_mean": [0.4, 0.5, 0.5]}
+    teacher = str(contour_run[0].folder / "model")
+    with pytest.raises(ValueError, match=r"image_mean \[0.5, 0.5, 0.5\].*\[0.4, 0.5, 0.5\]"):
+        run_stage(settings(tmp_path, "contour", data=str(source), teacher=teacher, model=model))
+
+
 def test_the_saved_model_gives_the_validation_loss(contour_run, source):
     """A second way to the figure: the loaded folder and the processor, picture by picture."""
     arguments, results = contour_run

@@ -36,6 +36,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_grad_norm": (0, math.inf),
     "warmup_steps": (0, 2**31),
     "min_lr_scale": (0, 1),
+    "distillation_weight": (0, 1e3),
     "plateau_factor": (1e-6, 1),
     "plateau_patience": (0, 2**31),
     "ema_decay": (0, 1),
@@ -118,10 +119,12 @@ class ContourTrainingArguments:
     model: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "fields of the stage's config class: a mapping, or JSON"}
     )
+    teacher: str | None = _help(None, "contour: folder of a trained extractor whose maps are learnt from as well")
+    distillation_weight: float = _help(1.0, "contour: weight of the teacher's maps relative to the drawn contours")
     extractor: str | None = _help(None, "gender: folder of the contour extractor; default: this run's contour stage")
     backbone: list[str] | None = field(default=None, metadata={"help": "gender: name or names of the image backbone"})
     backbone_weights: list[str] | None = field(
-        default=None, metadata={"help": "gender: .safetensors or .pth file for each backbone"}
+        default=None, metadata={"help": ".safetensors or .pth file for each backbone, or for the timm cascade"}
     )
     train_parts: Literal["backbone", "head", "both"] = _help("both", "gender: what back propagation updates")
     class_balance: bool = _help(False, "gender: weigh classes by how rare they are in the training split")
@@ -138,7 +141,7 @@ class ContourTrainingArguments:
     learning_rate: float = _help(1e-3, "highest learning rate")
     weight_decay: float = _help(0.01, "weight decay of matrices and kernels; biases and norms have none")
     momentum: float = _help(0.9, "momentum of SGD-like optimisers")
-    backbone_lr_scale: float = _help(1.0, "gender: learning rate of the backbones relative to the rest")
+    backbone_lr_scale: float = _help(1.0, "learning rate of timm networks relative to the rest")
     layer_decay: float = _help(
         1.0, "gender: factor of the learning rate from each backbone layer group to the one before"
     )

@@ -17,8 +17,9 @@ from hf_contour.training.arguments import ContourTrainingArguments
 def build_optimizer(model: nn.Module, arguments: ContourTrainingArguments) -> Optimizer:
     """An optimiser over the weights that take a gradient.
 
-    Biases and normalisation weights have no weight decay. Weights under `image_backbones` learn at
-    `learning_rate * backbone_lr_scale`, and with `layer_decay` below 1 the slower the nearer they are to the picture.
+    Biases and normalisation weights have no weight decay. Weights of timm networks (`image_backbones`, or a timm
+    cascade of the extractor) learn at `learning_rate * backbone_lr_scale`, and image backbones with `layer_decay`
+    below 1 the slower the nearer they are to the picture.
 
     Args:
         model: parameters that are frozen are left out altogether.
@@ -50,6 +51,10 @@ def build_optimizer(model: nn.Module, arguments: ContourTrainingArguments) -> Op
 def learning_rate_scales(model: nn.Module, arguments: ContourTrainingArguments) -> dict[str, float]:
     """Learning rate of each backbone weight relative to `learning_rate`, by its name in the model."""
     scales: dict[str, float] = {}
+    extractor = getattr(model, "contour_extractor", None)
+    if extractor is not None and extractor.config.backbone is not None:
+        for name, _ in extractor.cascade.named_parameters(prefix="contour_extractor.cascade"):
+            scales[name] = arguments.backbone_lr_scale
     for index, backbone in enumerate(getattr(model, "image_backbones", [])):
         network = backbone.network
         layer_scales: dict[Tensor, float] = {}

@@ -58,6 +58,7 @@ _NEUTRAL = frozenset(
         "overwrite",
         "data",
         "extractor",
+        "teacher",
         "cache",
         "num_workers",
         "torch_threads",
@@ -232,11 +233,13 @@ def build_identity(
 ) -> dict[str, Any]:
     """All that decides what comes out of a training; a checkpoint is only gone on from if it agrees."""
     settings = {key: value for key, value in asdict(arguments).items() if key not in _NEUTRAL}
+    teacher = getattr(task, "teacher", None)
     return {
         **settings,
         "data_sha256": rows_sha256(task.data.rows),
         "num_train_samples": None if arguments.streaming else len(task.data.train),
         "extractor_sha256": extractor_sha256,
+        "teacher_sha256": None if teacher is None else state_dict_sha256(teacher.state_dict()),
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
     }

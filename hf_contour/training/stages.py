@@ -23,7 +23,7 @@ from hf_contour.data.silhouettes import embedded_dataset
 from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.loss_contour import classification_loss
-from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, fold_batch_norms
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.training.arguments import EMBEDDED, ContourTrainingArguments
 from hf_contour.training.evaluation import evaluate_classes, evaluate_contours
@@ -145,6 +145,9 @@ class ContourTask:
         rows = load_train_rows(arguments, accelerator)
         self.model = build_extractor(arguments)
         self.config = self.model.config
+        self.teacher = load_teacher(arguments.teacher, self.config) if arguments.teacher else None
+        if self.teacher is not None:
+            self.teacher.to(accelerator.device)
         self.processor = build_processor(arguments, self.config)
         self.data = StageData(arguments, self.processor, rows)
         self.steps_per_epoch = self.data.steps_per_epoch(accelerator.num_processes)
@@ -156,8 +159,17 @@ class ContourTask:
         self.model.train()
 
     def train_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Cross entropy against the drawn contours; its kind stands in the config."""
-        return model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
+        """Cross entropy against the drawn contours, of the kind that the config names, and against a teacher's maps.
+
+        Source of the second: Hinton et al., distillation (2015), eq. 1 at temperature 1, for two classes a pixel.
+        """
+        output = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
+        if self.teacher is None:
+            return output.loss
+        with torch.no_grad():
+            edge_probs = self.teacher(pixel_values=batch["pixel_values"]).logits.sigmoid()
+        distillation = nn.functional.binary_cross_entropy_with_logits(output.logits, edge_probs)
+        return output.loss + self.arguments.distillation_weight * distillation
 
     def evaluate(
         self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]
@@ -319,6 +331,22 @@ def build_extractor(arguments: ContourTrainingArguments) -> ContourExtractorForP
             raise ValueError(f"backbone_weights names {len(arguments.backbone_weights)} files; expected one.")
         model.contour_extractor.load_backbone_weights(arguments.backbone_weights[0])
     return model
+
+
+def load_teacher(folder: str, config: ContourExtractorConfig) -> ContourExtractorForPreTraining:
+    """A trained extractor to learn from, for inference only.
+
+    Raises:
+        ValueError: If it sees pictures normalised in another way than the model of `config`.
+    """
+    teacher = ContourExtractorForPreTraining.from_pretrained(folder)
+    for field in ("num_channels", "image_mean", "image_std"):
+        if getattr(teacher.config, field) != getattr(config, field):
+            raise ValueError(
+                f"The teacher {folder} has {field} {getattr(teacher.config, field)}, the model "
+                f"{getattr(config, field)}; give the model the teacher's, since both see the same tensors."
+            )
+    return fold_batch_norms(teacher).requires_grad_(False)
 
 
 def build_classifier(
