@@ -1,0 +1,74 @@
+"""The time of contour extractors beside a well-known network, in one process."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, fold_batch_norms
+from hf_contour.results import library_versions, source_commit
+from hf_contour.speed import count_parameters, median_ratio, multiply_adds, time_side_by_side
+from hf_contour.training.records import device_name
+
+YARDSTICK = "resnet18"
+YARDSTICK_SIZE = (224, 224)
+
+
+def benchmark_extractors(
+    folders: Sequence[Path], *, size: tuple[int, int], threads: int, num_rounds: int
+) -> dict[str, Any]:
+    """Median time of each extractor, single-channel layer included, and of the yardstick, one after the other.
+
+    Args:
+        folders: of extractors with their single-channel layer.
+        size: height and width of the picture.
+        threads: threads of torch.
+        num_rounds: rounds, each of which times every model once.
+
+    Returns:
+        `protocol`, `rows` (name, parameters, multiply-adds, median milliseconds, median ratio to the yardstick in the
+        same round), `versions` and `commit`.
+    """
+    torch.set_num_threads(threads)
+    models: dict[str, tuple[nn.Module, tuple[int, int]]] = {YARDSTICK: (timm.create_model(YARDSTICK), YARDSTICK_SIZE)}
+    for folder in folders:
+        models[folder.resolve().name] = (ContourExtractorForPreTraining.from_pretrained(folder), size)
+    calls = {name: _call(model, model_size) for name, (model, model_size) in models.items()}
+    with torch.inference_mode():
+        durations = time_side_by_side(calls, num_rounds=num_rounds)
+    rows = [
+        {
+            "name": name,
+            "height": model_size[0],
+            "width": model_size[1],
+            "num_parameters": count_parameters(model),
+            "multiply_adds": multiply_adds(model, torch.zeros(1, 3, *model_size)),
+            "median_ms": 1000 * median(durations[name]),
+            "ratio": median_ratio(durations, name, YARDSTICK),
+        }
+        for name, (model, model_size) in models.items()
+    ]
+    return {
+        "protocol": {
+            "yardstick": f"timm {YARDSTICK} at {YARDSTICK_SIZE[0]}x{YARDSTICK_SIZE[1]}",
+            "batch_size": 1,
+            "dtype": "float32",
+            "mode": "eager, inference mode, channels last, batch normalisation folded",
+            "threads": threads,
+            "num_rounds": num_rounds,
+            "device": device_name(torch.device("cpu")),
+        },
+        "rows": rows,
+        "versions": library_versions(),
+        "commit": source_commit(),
+    }
+
+
+def _call(model: nn.Module, size: tuple[int, int]) -> Callable[[], Any]:
+    folded = fold_batch_norms(model).to(memory_format=torch.channels_last)
+    pixels = torch.rand(1, 3, *size).to(memory_format=torch.channels_last)
+    return lambda: folded(pixels)

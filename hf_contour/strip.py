@@ -1,0 +1,67 @@
+"""A strip of pictures: what people drew, what extractors find, and what each level of the last one sees."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageOps
+
+from hf_contour.data.silhouettes import draw_garment
+from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
+from hf_contour.prediction import grey_picture, level_maps
+
+HEADER = 16  # pixels
+GAP = 2
+
+
+def draw_strip(
+    folders: Sequence[Path], path: Path, *, garments: Sequence[int], side: int = 192, seed: int = 0
+) -> list[str]:
+    """Writes a PNG with a row for each drawn garment and a column for each thing to see; lines are black on white.
+
+    Columns: the picture, the contours that were drawn with it, the soft map of each extractor, and the levels of the
+    last extractor from fine texture to outline (method, row 7: shallow maps carry texture, deep maps outline).
+
+    Args:
+        folders: of extractors with their single-channel layer.
+        path: the file to write; its folder is made.
+        garments: which of the garments that the package draws.
+        side: height and width of a picture.
+        seed: of the garments.
+
+    Returns:
+        The titles of the columns.
+    """
+    models = {folder.resolve().name: ContourExtractorForPreTraining.from_pretrained(folder) for folder in folders}
+    processors = {folder.resolve().name: ContourImageProcessor.from_pretrained(folder) for folder in folders}
+    rows, titles = [], ["picture", "drawn"]
+    for index in garments:
+        sample = draw_garment(index, seed=seed, size=(side, side))
+        drawn = Image.fromarray(sample.contour)
+        titles, tiles = ["picture", "drawn"], [sample.image, ImageOps.invert(drawn.convert("L"))]
+        for name, model in models.items():
+            pixels = processors[name](sample.image, do_resize=False, do_pad=False, return_tensors="pt")
+            with torch.inference_mode():
+                outputs = model(**pixels)
+            titles.append(name.removeprefix("contour-extractor-"))
+            tiles.append(ImageOps.invert(grey_picture(outputs.logits[0, 0].sigmoid())))
+        levels = level_maps(outputs, (side, side), output_stride=model.config.output_stride)
+        titles += [f"level {number}" for number in range(len(levels))]
+        tiles += [ImageOps.invert(grey_picture(level)) for level in levels]
+        rows.append(tiles)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lay_out(rows, titles).save(path, optimize=True)
+    return titles
+
+
+def lay_out(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
+    """Pictures of one size in rows and columns, with the titles above the columns; RGB."""
+    width, height = rows[0][0].size
+    canvas = Image.new("RGB", (len(titles) * (width + GAP), HEADER + len(rows) * (height + GAP)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        draw.text((column * (width + GAP) + 2, 2), title, fill="black")
+        for row, tiles in enumerate(rows):
+            canvas.paste(tiles[column], (column * (width + GAP), HEADER + row * (height + GAP)))
+    return canvas
