@@ -19,7 +19,7 @@ def class_table(results: Results) -> str:
         scores = results.scores["per_class"][name]
         shares = [_share(scores[key]) for key in ("precision", "recall", "f1")]
         rows.append([name, *shares, str(scores["support"]), *(str(count) for count in counts)])
-    return f"Classes on {data_words(results.data)}:\n\n{_markdown_table(header, rows)}"
+    return f"Classes on {data_words(results.data)}:\n\n{markdown_table(header, rows)}"
 
 
 def results_table(results: Sequence[Results]) -> str:
@@ -48,7 +48,7 @@ def results_table(results: Sequence[Results]) -> str:
         ]
         for found, cells in zip(results, figures, strict=True)
     ]
-    return _markdown_table(["model", "data", "pictures", "protocol", *header, "command"], rows)
+    return markdown_table(["model", "data", "pictures", "protocol", *header, "command"], rows)
 
 
 def _protocol_words(protocol: dict[str, Any]) -> str:
@@ -77,7 +77,8 @@ def data_words(data: dict[str, Any]) -> str:
     return " ".join(word for word in words if word)
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells below a header."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 

@@ -4,7 +4,8 @@
     python -m hf_contour.cards --check    # only say which disagree with the results
 
 `model_cards/cards.yaml` names, for each model folder, what it was trained on; figures come from
-`model_cards/results/*.json`. In README.md a table stands between `<!-- results: TASK -->` and `<!-- end results -->`.
+`model_cards/results/*.json`. In README.md a table stands between `<!-- results: TASK -->` and `<!-- end results -->`,
+or between the markers that `comparison_tables` describes.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from hf_contour import card_text
 from hf_contour.backbone_weights import PACKAGED_WEIGHTS
 from hf_contour.card_tables import class_table, data_words, fill_tables, results_table
 from hf_contour.card_text import DATA_SOURCES
+from hf_contour.comparison_tables import fill_named_tables
 from hf_contour.results import CLASSIFICATION, CONTOURS, Results, read_results_folder
 
 MODEL_TYPE_TASKS = {"contour_gender": CLASSIFICATION, "contour_extractor": CONTOURS}
@@ -285,7 +287,8 @@ def rendered_files(root: Path) -> dict[Path, str]:
         texts |= code_copies(cards / name)
     readme = root / "README.md"
     if readme.exists():
-        texts[readme] = fill_tables(readme.read_text(encoding="utf-8"), results)
+        text = fill_tables(readme.read_text(encoding="utf-8"), results)
+        texts[readme] = fill_named_tables(text, cards / "results")
     return texts
 
 

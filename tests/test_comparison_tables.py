@@ -1,0 +1,52 @@
+"""Tables of comparisons and speed say what the files say."""
+
+import json
+
+import pytest
+
+from hf_contour.comparison_tables import comparison_table, fill_named_tables, speed_table
+
+
+def row(variant, ods, seed=0, weights=1000):
+    scores = {"ods": ods, "ois": ods + 0.01, "ap": ods - 0.1, "r50": 0.5, "loss": 1.0}
+    return {"variant": variant, "seed": seed, "weights": weights, "multiply_adds": 123_456_789, "scores": scores}
+
+
+COMPARISON = {"rows": [row("reference", 0.70), row("reference", 0.72, seed=1), row("sum", 0.69, weights=900)]}
+SPEED = {
+    "rows": [
+        {"name": "resnet18", "height": 224, "width": 224, "num_parameters": 11_000_000, "multiply_adds": 18e8,
+         "median_ms": 30.04, "ratio": 1.0},
+        {"name": "tiny", "height": 320, "width": 480, "num_parameters": 99_000, "multiply_adds": 5e8,
+         "median_ms": 12.0, "ratio": 0.4},
+    ]
+}  # fmt: skip
+
+
+def test_a_comparison_has_means_spreads_and_differences():
+    lines = comparison_table(COMPARISON).splitlines()
+    assert lines[0] == "| variant | weights | million multiply-adds | ODS | difference | OIS | AP | R50 |"
+    assert lines[2:] == [
+        "| reference | 1,000 | 123 | 0.710 (0.700 to 0.720, 2 seeds) |  | 0.720 | 0.610 | 0.500 |",
+        "| sum | 900 | 123 | 0.690 | -0.020 | 0.700 | 0.590 | 0.500 |",
+    ]
+
+
+def test_speed_is_relative_to_the_first_row():
+    assert speed_table(SPEED).splitlines()[-1] == "| tiny | 320x480 | 99,000 | 500 | 12.0 | 0.40 |"
+
+
+def test_tables_are_put_between_their_markers(tmp_path):
+    (tmp_path / "abl.json").write_text(json.dumps(COMPARISON))
+    (tmp_path / "fast.json").write_text(json.dumps(SPEED))
+    text = "a\n<!-- comparison: abl -->\nold\n<!-- end abl -->\nb\n<!-- speed: fast -->\n<!-- end fast -->\n"
+    filled = fill_named_tables(text, tmp_path)
+    assert "old" not in filled
+    assert filled.startswith(f"a\n<!-- comparison: abl -->\n{comparison_table(COMPARISON)}\n<!-- end abl -->\nb\n")
+    assert fill_named_tables(filled, tmp_path) == filled
+
+
+@pytest.mark.parametrize("text", ["<!-- speed: fast -->\nno end", "<!-- comparison: none -->\n<!-- end none -->"])
+def test_markers_without_end_or_file_are_refused(tmp_path, text):
+    with pytest.raises(ValueError, match="marker"):
+        fill_named_tables(text, tmp_path)
