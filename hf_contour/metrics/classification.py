@@ -354,12 +354,12 @@ def expected_calibration_error(confidence: FloatArray, correct: NDArray[np.bool_
 
 
 def bootstrap_interval(
-    correct: NDArray[np.bool_], group_ids: IntArray, *, settings: ScoreSettings = DEFAULT_SETTINGS
+    correct: NDArray[np.bool_] | FloatArray, group_ids: IntArray, *, settings: ScoreSettings = DEFAULT_SETTINGS
 ) -> list[float]:
     """Percentile bootstrap interval of the share of right pictures, whole groups drawn with replacement.
 
     Args:
-        correct: `(N,)` booleans.
+        correct: `(N,)` booleans, or numbers whose mean is wanted, such as the difference of two classifiers.
         group_ids: `(N,)` from `group_indices`.
         settings: resamples, confidence and seed.
 
