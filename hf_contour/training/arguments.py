@@ -170,6 +170,9 @@ class ContourTrainingArguments:
     evaluate_every: int = _help(0, "steps between evaluations; 0: after each epoch")
     save_every: int = _help(0, "steps between checkpoints; 0: after each epoch")
     keep_checkpoints: int = _help(2, "good checkpoints to keep")
+    on_non_finite: Literal["stop", "skip"] = _help(
+        "stop", "a step with NaN or infinity: stop, or skip it, at most 10 in a row, and count it in results.json"
+    )
     tracker: Literal["none", "tensorboard"] = _help("none", "where curves go beside log.jsonl")
     progress: bool = _help(True, "show a progress bar")
     num_pictures: int = _help(8, "contour: pictures drawn beside their contours at the end")

@@ -7,20 +7,38 @@ nothing but the manifest: the newest folder whose files all agree with it is tak
 
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
+import pickle
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor
+
+from hf_contour.training.durable_files import (
+    DISCARDED,
+    UNFINISHED,
+    OutputError,
+    describe_room,
+    discard,
+    remove,
+    remove_leftovers,
+    sync,
+    write_all,
+    write_bytes,
+    writing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +47,14 @@ LOCK_FILE = ".lock"
 _STATE = "state.json"
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
-_UNFINISHED = ".unfinished-"
-_DISCARDED = ".discarded-"
+# What reading a damaged file can raise.
+_UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, TypeError, AttributeError)
+_UNREADABLE += (RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError)
+
+_held_locks: set[int] = set()
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(OutputError):
     """A checkpoint could not be written, or none of those present can be read."""
 
 
@@ -63,7 +84,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Writes a checkpoint and then removes the oldest good ones beyond `keep`.
 
     Args:
-        folder: where the checkpoints of one training lie; made if absent.
+        folder: where the checkpoints of one training lie; made if absent, its parent is not.
         checkpoint: what to write; a good one of the same step is left as it is.
         keep: good checkpoints to leave, at least 1.
 
@@ -71,32 +92,37 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         The folder of the new checkpoint.
 
     Raises:
-        CheckpointError: If it cannot be written (disk full, no permission); what was there before is untouched.
+        CheckpointError: If it cannot be written (disk full, no permission, folder gone); what was there before is
+            untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"step-{checkpoint.step:08d}"
-    if (folder / name).exists() and find_fault(folder / name) is None:
-        return folder / name
-    unfinished = folder / f"{_UNFINISHED}{name}"
+    path = folder / f"step-{checkpoint.step:08d}"
+    unfinished = folder / f"{UNFINISHED}{path.name}"
+    parts = _parts(checkpoint)
     try:
-        _remove(unfinished)
+        if path.exists() and find_fault(path) is None:
+            return path
+        if not folder.exists():
+            folder.mkdir()
+            sync(folder.parent)
+        remove(unfinished)
         unfinished.mkdir()
-        _write_files(unfinished, checkpoint)
-        _write_manifest(unfinished, checkpoint.step)
-        if (folder / name).exists():  # a damaged one of this very step, passed over on resuming
-            _discard(folder / name)
-        unfinished.rename(folder / name)
-        _sync(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        written = sum(file.stat().st_size for file in unfinished.glob("*")) if unfinished.exists() else 0
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _write_files(unfinished, parts, step=checkpoint.step)
+        if path.exists():  # a damaged one of this very step, passed over on resuming
+            discard(path)
+        unfinished.rename(path)
+        sync(folder)
+    except BaseException as error:
+        with suppress(OSError):
+            remove(unfinished)
+        if not isinstance(error, OSError):
+            raise
+        needed = sum(len(content()) for content in parts.values())
         raise CheckpointError(
-            f"The checkpoint {folder / name} could not be written ({error}; {written} bytes were, "
-            f"{shutil.disk_usage(folder).free} are free). Earlier checkpoints are untouched; make room or choose "
-            "another output_dir, and start again to resume."
+            f"The checkpoint {path} could not be written ({error}); it needs {needed} bytes, {describe_room(folder)}. "
+            "Earlier checkpoints are untouched; make room or choose another output_dir, and start again to resume."
         ) from error
     _rotate(folder, keep)
-    return folder / name
+    return path
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
@@ -108,12 +134,14 @@ def load_newest(folder: Path) -> Checkpoint | None:
     Raises:
         CheckpointError: If there are checkpoints and every one is damaged.
     """
-    candidates = list_checkpoints(folder)
     reasons = []
-    for path in reversed(candidates):
+    for path in reversed(list_checkpoints(folder)):
         reason = find_fault(path)
         if reason is None:
-            return _read(path)
+            try:
+                return _read(path)
+            except _UNREADABLE as error:  # whole, but not made by this program
+                reason = f"it cannot be read ({type(error).__name__}: {error})"
         reasons.append(f"{path}: {reason}")
         logger.warning("Passing over the damaged checkpoint %s: %s.", path, reason)
     if reasons:
@@ -132,13 +160,16 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def find_fault(path: Path) -> str | None:
     """Why a checkpoint cannot be trusted, or `None` if every file agrees with the manifest."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
         if manifest["format"] != _FORMAT:
             return f"{MANIFEST} is of format {manifest['format']!r}, expected {_FORMAT}"
         files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
-        if manifest["digest"] != _digest_of_files(manifest["files"], manifest["step"]):
+        if text != _manifest_text(manifest["files"], manifest["step"]):
             return f"{MANIFEST} does not agree with its own digest"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if path.name != f"step-{manifest['step']:08d}":
+            return f"{MANIFEST} is that of step {manifest['step']}"
+    except _UNREADABLE as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__}: {error})"
     present = {file.name for file in path.iterdir()}
     if surplus := present - files.keys() - {MANIFEST}:
@@ -170,60 +201,80 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         FolderInUseError: If another process holds it.
+        OutputError: If the folder cannot be made or locked.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise FolderInUseError(
-                f"Another training (process {file.read().strip() or 'unknown'}) writes to {folder}; "
-                "wait for it or choose another run_name."
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        for pattern in (f"{_UNFINISHED}*", f"{_DISCARDED}*"):
-            for leftover in folder.rglob(pattern):
-                _remove(leftover)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with writing(folder):
+            _lock(descriptor, folder)
+            remove_leftovers(folder)
         yield
+    finally:
+        _held_locks.discard(descriptor)
+        os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file so that readers see the old text or the new one, never half of it."""
-    unfinished = path.with_name(f"{_UNFINISHED}{path.name}")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    _sync(path.parent)
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+        raise FolderInUseError(
+            f"Another training (process {holder or 'unknown'}) writes to {folder}; "
+            "wait for it or choose another run_name."
+        ) from None
+    _held_locks.add(descriptor)
+    os.ftruncate(descriptor, 0)
+    write_all(descriptor, f"{os.getpid()}\n".encode())
 
 
-def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    state = json.dumps(checkpoint.state, indent=1, sort_keys=True)
-    (folder / _STATE).write_text(state, encoding="utf-8")
-    for name, state_dict in checkpoint.weights.items():
-        save_file({key: value.contiguous() for key, value in state_dict.items()}, folder / f"{name}.safetensors")
-    for name, content in checkpoint.tensors.items():
-        torch.save(content, folder / f"{name}.pt")
-    for file in folder.iterdir():
-        _sync(file)
+def _let_go() -> None:
+    """Leaves the locks to the parent: processes that load samples may outlive one that is killed."""
+    while _held_locks:
+        os.close(_held_locks.pop())
 
 
-def _write_manifest(folder: Path, step: int) -> None:
-    files = {
-        file.name: {"size": file.stat().st_size, "sha256": file_sha256(file)} for file in sorted(folder.iterdir())
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _parts(checkpoint: Checkpoint) -> dict[str, Callable[[], bytes | memoryview]]:
+    """What each file holds, made when it is asked for: never are two of them in memory."""
+    parts: dict[str, Callable[[], bytes | memoryview]] = {
+        _STATE: lambda: json.dumps(checkpoint.state, indent=1, sort_keys=True).encode("utf-8")
     }
-    manifest = {"format": _FORMAT, "step": step, "files": files, "digest": _digest_of_files(files, step)}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(folder / MANIFEST)
-    _sync(folder)
+    for name, state_dict in checkpoint.weights.items():
+        parts[f"{name}.safetensors"] = partial(_as_safetensors, state_dict)
+    for name, content in checkpoint.tensors.items():
+        parts[f"{name}.pt"] = partial(_as_torch_file, content)
+    return parts
 
 
-def _digest_of_files(files: Any, step: int) -> str:
-    return hashlib.sha256(json.dumps([step, files], sort_keys=True).encode()).hexdigest()
+def _as_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
+    return tensors_as_bytes({key: value.contiguous() for key, value in state_dict.items()})
+
+
+def _as_torch_file(content: Any) -> memoryview:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
+
+
+def _write_files(folder: Path, parts: Mapping[str, Callable[[], bytes | memoryview]], *, step: int) -> None:
+    """Writes the files and, when they are on the disk, the manifest of what they were meant to hold."""
+    files = {}
+    for name, make_content in sorted(parts.items()):
+        content = make_content()
+        write_bytes(folder / name, content)
+        files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_bytes(folder / MANIFEST, _manifest_text(files, step).encode("utf-8"))
+    sync(folder)
+
+
+def _manifest_text(files: Mapping[str, Any], step: int) -> str:
+    digest = hashlib.sha256(json.dumps([step, files], sort_keys=True).encode()).hexdigest()
+    return json.dumps({"format": _FORMAT, "step": step, "files": files, "digest": digest}, indent=1)
 
 
 def _read(path: Path) -> Checkpoint:
@@ -237,36 +288,20 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _rotate(folder: Path, keep: int) -> None:
-    """Removes the oldest checkpoints beyond `keep`; damaged ones older than all that are kept go with them."""
-    good = [path for path in list_checkpoints(folder) if find_fault(path) is None]
-    if len(good) <= keep:
-        return
-    oldest_kept = good[-keep]
-    for path in list_checkpoints(folder):
-        if path == oldest_kept:
-            return
-        _discard(path)
+    """Removes the oldest checkpoints beyond `keep`; damaged ones older than all that are kept go with them.
 
-
-def _discard(path: Path) -> None:
-    """Takes a folder out of sight in one step before deleting it, so that no half of it is ever a candidate."""
-    out_of_sight = path.with_name(f"{_DISCARDED}{path.name}")
-    _remove(out_of_sight)
-    path.rename(out_of_sight)
-    _remove(out_of_sight)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    What cannot be removed is only told: the new checkpoint is written.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        for leftover in folder.glob(f"{DISCARDED}*"):
+            remove(leftover)
+        good = [path for path in list_checkpoints(folder) if find_fault(path) is None]
+        if len(good) <= keep:
+            return
+        oldest_kept = good[-keep]
+        for path in list_checkpoints(folder):
+            if path == oldest_kept:
+                return
+            discard(path)
+    except OSError as error:
+        logger.warning("Old checkpoints in %s could not be removed (%s); %s.", folder, error, describe_room(folder))

@@ -1,37 +1,98 @@
-"""Signals that ask a training to save and leave."""
+"""Signals that ask a training to save and leave, and launchers that end without a word."""
 
+import ctypes
+import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C; what schedulers send before they kill; what clusters send ahead of the end of a job.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ctrl-C; what schedulers send before they kill; what clusters send ahead of the end of a job; a closed terminal.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+# A launcher passes on what the whole group was sent, so one Ctrl-C may come twice.
+_SECONDS_OF_ONE_PRESS = 3.0
+_PR_SET_PDEATHSIG = 1
+# Set by torchrun and by `accelerate launch` for the processes that they start.
+_LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_MODE")
+
+
+class TrainingInterrupted(BaseException):
+    """A signal asked the training to stop; if steps had been made, a checkpoint has been written.
+
+    Not an `Exception`, like `KeyboardInterrupt`: it may be raised within any code, which must not take it for an
+    error of its own.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number} ({signal.Signals(signal_number).name})")
+        self.signal_number = signal_number
 
 
 class StopRequest:
-    """The first signal that asked this process to stop, `number` 0 while there is none."""
+    """The first signal that asked this process to stop.
 
-    def __init__(self) -> None:
-        self.number = 0
+    Args:
+        parent: process whose end counts as SIGTERM; 0 for none.
+
+    Attributes:
+        is_heeded: whether someone looks at `number` from time to time; if not, a signal raises `TrainingInterrupted`
+            at once, since there is nothing to save.
+    """
+
+    def __init__(self, parent: int = 0) -> None:
+        self.is_heeded = False
+        self._parent = parent
+        self._number = 0
+        self._noted_at = 0.0
+
+    @property
+    def number(self) -> int:
+        """Number of the signal, 0 while there is none."""
+        if not self._number and self._parent and os.getppid() != self._parent:
+            self._number = int(signal.SIGTERM)
+        return self._number
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Notes the signal; the same signal again acts as it would without us, for those who cannot wait."""
-        if not self.number:
-            self.number = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        """Notes the signal. A second Ctrl-C stops at once, for those who cannot wait; for the others there is -9."""
+        if not self._number:
+            self._number, self._noted_at = number, time.monotonic()
+            if not self.is_heeded:
+                raise TrainingInterrupted(number)
+        elif number == signal.SIGINT and time.monotonic() - self._noted_at > _SECONDS_OF_ONE_PRESS:
+            signal.default_int_handler(number, frame)
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Listens for `SIGNALS` while the block runs. Only the main thread of a process can."""
-    request = StopRequest()
-    previous = {number: signal.signal(number, request) for number in SIGNALS}
+    """Listens for `SIGNALS`, and for the end of a launcher, while the block runs. Only a main thread can.
+
+    A launcher that is killed tells nobody, and without this its training would go on unseen.
+    """
+    parent = 0
+    if any(name in os.environ for name in _LAUNCHER_VARIABLES):
+        parent = os.getppid()
+    request = StopRequest(parent)
+    previous = {}
+    for number in SIGNALS:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # nohup
+        previous[number] = signal.signal(number, request)
+    if parent:
+        die_with_parent(signal.SIGTERM)
     try:
         yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def die_with_parent(number: int) -> None:
+    """Lets Linux send this process a signal when its parent ends; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def exit_code(number: int) -> int:
@@ -42,10 +103,11 @@ def exit_code(number: int) -> int:
 def ignore_stop_requests(worker: int) -> None:
     """For processes that load samples: a signal to the whole group must leave them to serve the last step.
 
-    They end with the process that they serve.
+    They end with the process that they serve, even if that one is killed.
 
     Args:
         worker: its number, as `DataLoader` passes it.
     """
+    die_with_parent(signal.SIGKILL)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -3,14 +3,11 @@
 import json
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
@@ -21,10 +18,33 @@ from tqdm import tqdm
 
 from hf_contour.data.colour import ColourAudit
 from hf_contour.training.arguments import ContourTrainingArguments
-from hf_contour.training.checkpoints import Checkpoint, load_newest, save_checkpoint, write_text
+from hf_contour.training.checkpoints import Checkpoint, load_newest, save_checkpoint
 from hf_contour.training.convergence import ConvergenceDetector
-from hf_contour.training.interrupts import StopRequest
+from hf_contour.training.durable_files import OutputError, append_line
+from hf_contour.training.finite import (
+    MAX_SKIPPED_IN_A_ROW,
+    WHOLE_STEP,
+    NonFiniteLossError,
+    find_suspects,
+    input_is_finite,
+    model_is_finite,
+    non_finite_names,
+    optimizer_is_finite,
+)
+from hf_contour.training.interrupts import StopRequest, TrainingInterrupted
 from hf_contour.training.optim import LearningRateSchedule, build_ema, build_optimizer
+from hf_contour.training.resuming import (
+    Progress,
+    ResumeError,
+    checkpoint_folder,
+    drop_log_lines,
+    log_path,
+    random_state,
+    refuse_other_identity,
+    set_random_state,
+    surroundings,
+    warn_of_other_surroundings,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,49 +78,6 @@ class Task(Protocol):
 
     def sample_name(self, index: int) -> str:
         """How people find the training sample of this number."""
-
-
-class TrainingInterrupted(Exception):
-    """A signal asked the training to stop; a checkpoint has been written."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
-        self.signal_number = signal_number
-
-
-class ResumeError(ValueError):
-    """A folder holds a training that cannot be gone on with."""
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or the gradient became NaN or infinite; nothing was updated or saved with it."""
-
-
-@dataclass
-class Progress:
-    """Where a training stands; plain JSON values.
-
-    Attributes:
-        step: optimiser steps made.
-        seconds: time spent in steps.
-        recent_losses: losses since the last log line.
-        last_loss: mean loss of the last log line.
-        evaluated_step: step of the last evaluation.
-        evaluation: its figures.
-        best_step: step of the best evaluation.
-        best_score: its score.
-        colour_audit: what the colour transform did to the samples so far, as the fields of `ColourAudit`.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    recent_losses: list[float] = field(default_factory=list)
-    last_loss: float | None = None
-    evaluated_step: int = 0
-    evaluation: Figures = field(default_factory=dict)
-    best_step: int | None = None
-    best_score: float | None = None
-    colour_audit: dict[str, int] = field(default_factory=dict)
 
 
 class TrainingLoop:
@@ -142,6 +119,7 @@ class TrainingLoop:
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] | None = None
         self.request = StopRequest()
+        self._is_between_steps = True
 
     @property
     def trained_model(self) -> nn.Module:
@@ -159,15 +137,24 @@ class TrainingLoop:
 
         Raises:
             TrainingInterrupted: After a signal, once the checkpoint is written.
-            NonFiniteLossError: Naming the samples of the batch.
+            NonFiniteLossError: Naming the samples, or the weights.
+            OutputError: If something cannot be written.
         """
         self.request = request
+        request.is_heeded = True
+        self._refuse_non_finite_state("before the first step" if self.progress.step == 0 else "on resuming")
         try:
             self._maintain()
             if not self.is_done:
                 self._run_steps()
         except TrainingInterrupted:
             self._save()
+            raise
+        except (OutputError, NonFiniteLossError):
+            raise
+        except Exception:
+            if self._is_between_steps and self.accelerator.num_processes == 1:
+                self._save()  # such as a picture that cannot be read: the steps made so far are not lost by it
             raise
         self._save()
 
@@ -203,40 +190,51 @@ class TrainingLoop:
             mininterval=1.0,
         ) as bar:
             while not self.is_done:
+                self._is_between_steps = True
                 started = time.perf_counter()
                 loss, grad_norm, signal_number = self._train_step(batches)
                 self.progress.seconds += time.perf_counter() - started
                 self._note(loss, grad_norm)
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 bar.update()
+                self._is_between_steps = True
                 if signal_number:
                     raise TrainingInterrupted(signal_number)
                 self._maintain()
 
     def _train_step(self, batches: Iterator[Batch]) -> tuple[float, float, int]:
-        """One optimiser step: the mean loss over all processes, the gradient's norm, and a signal if one came."""
-        losses, indices = [], []
+        """One optimiser step: the mean loss over all processes, the gradient's norm, and a signal if one came.
+
+        A step that is skipped, because a number in it is not finite, changes no weight and has such a loss or norm.
+        """
+        losses, seen = [], []
+        buffers = [buffer.clone() for buffer in self.bare_model.buffers()]
         for _ in range(self.arguments.gradient_accumulation_steps):
             batch = self._to_device(next(batches))
+            self._is_between_steps = False
             with self.accelerator.accumulate(self.model):
                 loss = self.task.train_loss(self.model, batch)
                 self.accelerator.backward(loss)
-            losses.append(loss.detach())
-            indices.append((batch["index"], loss.detach()))
+            losses.append(torch.where(input_is_finite(batch), loss.detach(), math.nan))
+            seen.append(batch)
             if "colour" in batch:
                 self._audit_colours(batch["colour"])
         own = torch.stack(losses).mean().double()
         loss_value, signal_number = self._agree(own.item())
         limit = self.arguments.max_grad_norm or math.inf
         grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        if not (math.isfinite(loss_value) and math.isfinite(grad_norm)):
-            self._refuse_non_finite(indices, loss_value, grad_norm)
-        self.optimizer.step()
+        self.progress.step += 1
+        if math.isfinite(loss_value) and math.isfinite(grad_norm):
+            self.optimizer.step()
+            self.progress.skipped_in_a_row = 0
+            if not model_is_finite(self.bare_model):
+                self._refuse_step(seen, loss_value, grad_norm)
+            if self.ema is not None:
+                self.ema.update(self.bare_model, step=self.progress.step)
+        else:
+            self._skip_or_refuse_step(seen, loss_value, grad_norm, buffers=buffers)
         self.optimizer.zero_grad()
         self.schedule.step()
-        self.progress.step += 1
-        if self.ema is not None:
-            self.ema.update(self.bare_model, step=self.progress.step)
         return loss_value, grad_norm, signal_number
 
     def _audit_colours(self, codes: Tensor) -> None:
@@ -263,20 +261,61 @@ class TrainingLoop:
         if signal_number:
             raise TrainingInterrupted(signal_number)
 
-    def _refuse_non_finite(self, batches: list[tuple[Tensor, Tensor]], loss: float, grad_norm: float) -> None:
-        bad = [indices for indices, batch_loss in batches if not torch.isfinite(batch_loss)]
-        chosen = bad or [indices for indices, _ in batches if math.isfinite(loss)]
-        named = [f"{index} ({self.task.sample_name(index)})" for part in chosen for index in part.tolist()]
-        names = gather_object(named)
+    def _skip_or_refuse_step(
+        self, batches: list[Batch], loss: float, grad_norm: float, *, buffers: list[Tensor]
+    ) -> None:
+        """Leaves a step out that is not finite, with the running statistics as they were before; or stops."""
+        for buffer, before in zip(self.bare_model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        progress = self.progress
+        progress.skipped_in_a_row += 1
+        is_over = progress.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW or not model_is_finite(self.bare_model)
+        if self.arguments.on_non_finite == "stop" or is_over:
+            self._refuse_step(batches, loss, grad_norm)
+        progress.skipped_steps += 1
+        names, finding = self._name_suspects(batches)
+        logger.warning(
+            "Step %d is skipped: the loss is %s, the norm of its gradient %s. Samples %s: %s.",
+            progress.step, loss, grad_norm, finding, ", ".join(names),
+        )  # fmt: skip
+        self._log({"step": progress.step, "skipped": names})
+
+    def _refuse_step(self, batches: list[Batch], loss: float, grad_norm: float) -> None:
+        names, finding = self._name_suspects(batches)
+        weights = non_finite_names(self.bare_model)
         raise NonFiniteLossError(
-            f"At step {self.progress.step + 1} the loss was {loss} and the norm of its gradient {grad_norm}. "
-            f"Nothing was updated or saved. The batch held the samples {', '.join(names)}; look at them "
-            "(scripts/check_data.py), or lower learning_rate if they are sound."
+            f"At step {self.progress.step} the loss was {loss} and the norm of its gradient {grad_norm}"
+            + (f"; not finite are the weights {weights}" if weights else "")
+            + f". Nothing was updated or saved with it. The samples {finding}: {', '.join(names)}. Look at them "
+            "(scripts/check_data.py), leave such steps out (--on_non_finite skip), or lower learning_rate if they are "
+            "sound."
         )
+
+    def _name_suspects(self, batches: list[Batch]) -> tuple[list[str], str]:
+        """The samples of all processes that a step is not finite by, and what was found of them."""
+        self.bare_model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            indices, finding = find_suspects(batches, lambda batch: self.task.train_loss(self.bare_model, batch))
+        self.task.set_train_mode()
+        own = [(f"{index} ({self.task.sample_name(index)})", finding) for index in indices]
+        found = gather_object(own)
+        # Of several processes only those tell that have found something in particular.
+        telling = [one for one in found if one[1] != WHOLE_STEP] or found
+        return [name for name, _ in telling], telling[0][1]
+
+    def _refuse_non_finite_state(self, when: str) -> None:
+        """Raises `NonFiniteLossError` for a model, moving average or optimiser that is not finite."""
+        for name, model in (("model", self.bare_model), ("moving average", self.ema and self.ema.module)):
+            if model is not None and (names := non_finite_names(model)):
+                raise NonFiniteLossError(f"The weights {names} of the {name} are not finite {when}; nothing is saved.")
+        if not optimizer_is_finite(self.optimizer):
+            raise NonFiniteLossError(f"The state of the optimiser is not finite {when}; nothing is saved.")
 
     def _note(self, loss: float, grad_norm: float) -> None:
         """Counts a step's loss, and writes a log line when one is due."""
         progress, already = self.progress, self.convergence.converged_step
+        if progress.skipped_in_a_row:
+            return
         if self.convergence.update(progress.step, loss) and already is None:
             self._log({"step": progress.step, "converged": self.convergence.rule})
         progress.recent_losses.append(loss)
@@ -297,8 +336,7 @@ class TrainingLoop:
 
     def _log(self, line: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
-            with log_path(self.arguments).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(log_path(self.arguments), json.dumps(line))
         numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=line["step"])
 
@@ -318,6 +356,11 @@ class TrainingLoop:
     def _evaluate(self, split: str) -> None:
         figures = self.evaluate(split)
         self.task.set_train_mode()
+        if not math.isfinite(figures["loss"]):
+            raise NonFiniteLossError(
+                f"The loss on the split {split} after step {self.progress.step} is {figures['loss']}; nothing is "
+                "saved of it. Look at its pictures (scripts/check_data.py), or lower learning_rate."
+            )
         self.schedule.observe(figures["loss"])
         self.progress.evaluation, self.progress.evaluated_step = figures, self.progress.step
         score = self.task.score(figures)
@@ -334,10 +377,12 @@ class TrainingLoop:
     def _save(self) -> None:
         """Writes a checkpoint of this step, unless there is one or no step has been made."""
         folder = checkpoint_folder(self.arguments)
+        self._refuse_non_finite_state(f"after step {self.progress.step}")
         random_states = gather_object([random_state()])
         if self.accelerator.is_main_process and self.progress.step:
             state = {
                 "identity": self.identity,
+                "surroundings": surroundings(),
                 "progress": asdict(self.progress),
                 "convergence": self.convergence.state_dict(),
             }
@@ -366,75 +411,34 @@ class TrainingLoop:
             CheckpointError: If all are damaged.
         """
         checkpoint = load_newest(checkpoint_folder(self.arguments))
+        steps = gather_object([None if checkpoint is None else checkpoint.step])
+        if len(set(steps)) > 1:
+            raise ResumeError(
+                f"The processes find different newest checkpoints (steps {steps}) in "
+                f"{self.arguments.folder}; is it one folder for all of them?"
+            )
         if checkpoint is None:
+            if self.accelerator.is_main_process:
+                drop_log_lines(log_path(self.arguments), self.progress)
             return False
         refuse_other_identity(checkpoint.state["identity"], self.identity, folder=self.arguments.folder)
-        self.bare_model.load_state_dict(checkpoint.weights["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(checkpoint.weights["ema"])
+        warn_of_other_surroundings(checkpoint.state.get("surroundings", {}))
+        try:
+            self.bare_model.load_state_dict(checkpoint.weights["model"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(checkpoint.weights["ema"])
+            self.optimizer.load_state_dict(checkpoint.tensors["optimizer"])
+            self.schedule.load_state_dict(checkpoint.tensors["schedule"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ResumeError(
+                f"The checkpoint of step {checkpoint.step} in {self.arguments.folder} does not fit the model that "
+                f"these settings make ({error}); it may be of another version. Give --overwrite or another --run_name."
+            ) from error
         if "best" in checkpoint.weights:
             self.best_weights = dict(checkpoint.weights["best"])
-        self.optimizer.load_state_dict(checkpoint.tensors["optimizer"])
-        self.schedule.load_state_dict(checkpoint.tensors["schedule"])
         self.convergence.load_state_dict(checkpoint.state["convergence"])
         self.progress = Progress(**checkpoint.state["progress"])
         set_random_state(checkpoint.tensors["random"][self.accelerator.process_index])
         if self.accelerator.is_main_process:
-            drop_log_lines(log_path(self.arguments), after_step=self.progress.step)
+            drop_log_lines(log_path(self.arguments), self.progress)
         return True
-
-
-def log_path(arguments: ContourTrainingArguments) -> Path:
-    """The file of the curves: one JSON object a line."""
-    return arguments.folder / "log.jsonl"
-
-
-def checkpoint_folder(arguments: ContourTrainingArguments) -> Path:
-    """Where the checkpoints of a stage lie."""
-    return arguments.folder / "checkpoints"
-
-
-def drop_log_lines(path: Path, *, after_step: int) -> None:
-    """Takes out the lines of steps that will be made again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= after_step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
-
-
-def refuse_other_identity(saved: dict[str, Any], wanted: dict[str, Any], *, folder: Path) -> None:
-    """Raises `ResumeError` naming what differs between a checkpoint and this training.
-
-    A setting that the checkpoint does not know, because it is newer, had its default.
-    """
-    saved = {**asdict(ContourTrainingArguments(stage=wanted.get("stage", "both"))), **saved}
-    wanted = json.loads(json.dumps(wanted))
-    differing = sorted(key for key in wanted if saved.get(key) != wanted[key])
-    if differing:
-        details = "; ".join(f"{key}: {saved.get(key)!r} there, {wanted[key]!r} here" for key in differing)
-        raise ResumeError(
-            f"{folder} holds a training with other settings ({details}). Give the same settings to go on with it, "
-            "--overwrite to throw it away, or another --run_name."
-        )
-
-
-def random_state() -> dict[str, Any]:
-    """The states of all random number generators of this process, readable with `weights_only=True`."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global generator is what libraries draw from
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Takes back what `random_state` gave."""
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
-    kind, numpy_keys, *rest = state["numpy"]
-    np.random.set_state((kind, numpy_keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002  # as above
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -2,10 +2,9 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
@@ -24,29 +24,25 @@ from hf_contour.results import library_versions, source_commit
 from hf_contour.training.arguments import ContourTrainingArguments, parse_arguments
 from hf_contour.training.checkpoints import (
     LOCK_FILE,
-    CheckpointError,
     FolderInUseError,
     list_checkpoints,
     locked_folder,
 )
-from hf_contour.training.interrupts import StopRequest, exit_code, stop_requests
-from hf_contour.training.loop import (
-    NonFiniteLossError,
-    ResumeError,
-    TrainingInterrupted,
-    TrainingLoop,
-    checkpoint_folder,
-    refuse_other_identity,
-)
+from hf_contour.training.durable_files import UNFINISHED, OutputError, discard, put_in_place, remove, writing
+from hf_contour.training.finite import NonFiniteLossError
+from hf_contour.training.interrupts import StopRequest, TrainingInterrupted, exit_code, stop_requests
+from hf_contour.training.loop import TrainingLoop
 from hf_contour.training.records import (
     count_weights,
     device_name,
+    listing_sha256,
     refuse_changed_extractor,
     results_table,
     rows_sha256,
     state_dict_sha256,
     write_json,
 )
+from hf_contour.training.resuming import ResumeError, checkpoint_folder, refuse_other_identity
 from hf_contour.training.stages import TASKS, ContourTask, GenderTask, load_rows
 
 # Settings that change where and how fast a training runs, not what comes out; a resumed run may change them.
@@ -68,12 +64,13 @@ _NEUTRAL = frozenset(
         "tracker",
         "progress",
         "num_pictures",
+        "on_non_finite",
     }
 )
 _EXIT_CODES: dict[type[BaseException], int] = {
     ResumeError: 2,
     NonFiniteLossError: 3,
-    CheckpointError: 4,
+    OutputError: 4,
     FolderInUseError: 5,
 }
 
@@ -83,9 +80,9 @@ def main(argv: Sequence[str], *, default_recipe: Path | None = None, description
 
     Returns:
         0; 128 + the signal after a signal (130 for Ctrl-C, 143 for SIGTERM); 2 for settings that are impossible or
-        differ from those of the run to be resumed, 3 for a loss that is not finite, 4 for checkpoints that cannot be
-        written or read, 5 for a folder that is in use. `accelerate launch` turns all but 0 into 1, so `status.json`
-        in the stage's folder says it too.
+        differ from those of the run to be resumed, 3 for a loss that is not finite, 4 for what cannot be written (a
+        full disk, no permission) and for checkpoints that cannot be read, 5 for a folder that is in use. Launchers
+        turn all but 0 into 1, so `status.json` in the stage's folder says it too.
     """
     try:
         stages = parse_arguments(argv, default_recipe=default_recipe, description=description)
@@ -95,11 +92,12 @@ def main(argv: Sequence[str], *, default_recipe: Path | None = None, description
     try:
         results = [run_stage(arguments) for arguments in stages]
     except TrainingInterrupted as interruption:
-        print(f"{interruption}; the same command goes on from there.", file=sys.stderr)
+        same = "the same command without --overwrite" if stages[0].overwrite else "the same command"
+        print(f"{interruption}; {same} goes on from there.", file=sys.stderr)
         return exit_code(interruption.signal_number)
     except tuple(_EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
-        return _EXIT_CODES[type(error)]
+        return _exit_code_of(error)
     if PartialState().is_main_process:
         print(results_table(results))
         for result in results:
@@ -122,6 +120,8 @@ def run_stage(arguments: ContourTrainingArguments) -> dict[str, Any]:
         TrainingInterrupted: After a signal, once a checkpoint is written.
         ResumeError: If the folder holds a training with other settings.
         FolderInUseError: If another process writes to the folder.
+        NonFiniteLossError: For NaN or infinity in pictures, loss, gradient or weights.
+        OutputError: If something cannot be written; the status then stays what it was, where it cannot be either.
     """
     accelerator = build_accelerator(arguments)
     if not (arguments.progress and accelerator.is_main_process):
@@ -130,14 +130,16 @@ def run_stage(arguments: ContourTrainingArguments) -> dict[str, Any]:
     folder = arguments.folder
     with locked_folder(folder) if accelerator.is_main_process else nullcontext(), stop_requests() as request:
         if arguments.overwrite and accelerator.is_main_process:
-            clear_folder(folder)
+            with writing(folder):
+                clear_folder(folder)
         accelerator.wait_for_everyone()
         status = {"stage": arguments.stage, "process": os.getpid()}
         try:
             _write_status(accelerator, folder, {**status, "status": "running"})
             results = _train(arguments, accelerator, request)
         except BaseException as error:
-            _write_status(accelerator, folder, {**status, **_describe_end(error)})
+            with suppress(OutputError):  # a full disk must not hide what went wrong
+                _write_status(accelerator, folder, {**status, **_describe_end(error)})
             raise
         _write_status(accelerator, folder, {**status, "status": "finished", "exit_code": 0})
     accelerator.end_training()
@@ -177,10 +179,10 @@ def build_accelerator(arguments: ContourTrainingArguments) -> Accelerator:
 
 
 def clear_folder(folder: Path) -> None:
-    """Takes away all that an earlier run left, but for the lock that is being held."""
-    for entry in folder.iterdir():
+    """Takes away all that an earlier run left, but for the lock that is being held; first what says it is finished."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name != "results.json"):
         if entry.is_dir():
-            shutil.rmtree(entry)
+            discard(entry)
         elif entry.name != LOCK_FILE:
             entry.unlink()
 
@@ -217,8 +219,9 @@ def _train(arguments: ContourTrainingArguments, accelerator: Accelerator, reques
         refuse_changed_extractor(extractor_sha256, after)
         results["extractor"] = {"sha256_before": extractor_sha256, "sha256_after": after}
     if accelerator.is_main_process:
-        save_model(task, arguments.folder / "model")
-        task.draw(task.model, arguments.folder)
+        with writing(arguments.folder):
+            save_model(task, arguments.folder / "model")
+            task.draw(task.model, arguments.folder)
         write_json(arguments.folder / "results.json", results)
     accelerator.wait_for_everyone()
     return results
@@ -236,6 +239,7 @@ def build_identity(
     teacher = getattr(task, "teacher", None)
     return {
         **settings,
+        **{f"{kind}_rows_sha256": sha256 for kind, sha256 in listings(arguments, task).items()},
         "data_sha256": rows_sha256(task.data.rows),
         "num_train_samples": None if arguments.streaming else len(task.data.train),
         "extractor_sha256": extractor_sha256,
@@ -243,6 +247,13 @@ def build_identity(
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
     }
+
+
+def listings(arguments: ContourTrainingArguments, task: ContourTask | GenderTask) -> dict[str, str]:
+    """Checksums of the rows of each kind of split: which weights are the best depends on the validation split too."""
+    others = {"validation": arguments.validation_split, "test": arguments.test_split}
+    rows = {kind: task.data.evaluated(split).source for kind, split in others.items() if split}
+    return {kind: listing_sha256(one) for kind, one in {"train": task.data.rows, **rows}.items()}
 
 
 def read_finished(arguments: ContourTrainingArguments, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -257,8 +268,8 @@ def read_finished(arguments: ContourTrainingArguments, identity: dict[str, Any])
             f"{arguments.folder} holds an earlier training, and resume is off; give --overwrite to throw it away, "
             "or another --run_name."
         )
-    if not path.exists():
-        return None
+    if not path.exists() or not (arguments.folder / "model" / "config.json").exists():
+        return None  # a model that was deleted is made again from the last checkpoint
     results = json.loads(path.read_text(encoding="utf-8"))
     refuse_other_identity(results["identity"], identity, folder=arguments.folder)
     print(f"{arguments.stage}: finished before; --overwrite trains it anew", file=sys.stderr)
@@ -266,15 +277,21 @@ def read_finished(arguments: ContourTrainingArguments, identity: dict[str, Any])
 
 
 def save_model(task: ContourTask | GenderTask, folder: Path) -> None:
-    """Writes the folder that `from_pretrained` and `pipeline` load, code included; whole or not at all."""
-    unfinished = folder.with_name(".unfinished-model")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    task.model.save_pretrained(unfinished)
-    task.processor.save_pretrained(unfinished)
-    if folder.exists():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
+    """Writes the folder that `from_pretrained` and `pipeline` load, code included; whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
+    remove(unfinished)
+    try:
+        task.model.save_pretrained(unfinished)
+        task.processor.save_pretrained(unfinished)
+        put_in_place(unfinished, folder)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            remove(unfinished)
+        raise OSError(f"{folder}: {error}") from error
 
 
 def describe_training(loop: TrainingLoop, accelerator: Accelerator) -> dict[str, Any]:
@@ -292,6 +309,7 @@ def describe_training(loop: TrainingLoop, accelerator: Accelerator) -> dict[str,
         "converged_step": loop.convergence.converged_step,
         "published_weights": "best" if loop.best_weights else "moving average" if loop.uses_ema else "last",
         "best_step": progress.best_step,
+        "skipped_steps": progress.skipped_steps,
         "colour_audit": ColourAudit(**progress.colour_audit).to_dict() if progress.colour_audit else None,
         "device": device_name(accelerator.device),
         "num_processes": accelerator.num_processes,
@@ -303,16 +321,19 @@ def tracked_settings(arguments: ContourTrainingArguments) -> dict[str, Any]:
     return {key: value for key, value in asdict(arguments).items() if isinstance(value, int | float | str)}
 
 
+def _exit_code_of(error: BaseException) -> int:
+    return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
 def _describe_end(error: BaseException) -> dict[str, Any]:
     if isinstance(error, TrainingInterrupted):
         code = exit_code(error.signal_number)
         return {"status": "interrupted", "exit_code": code, "signal": error.signal_number, "reason": str(error)}
     if isinstance(error, KeyboardInterrupt):
         return {"status": "interrupted", "exit_code": 130, "signal": 2, "reason": "stopped at once by a second Ctrl-C"}
-    code = _EXIT_CODES.get(type(error), 1)
-    return {"status": "failed", "exit_code": code, "reason": f"{type(error).__name__}: {error}"}
+    return {"status": "failed", "exit_code": _exit_code_of(error), "reason": f"{type(error).__name__}: {error}"}
 
 
 def _write_status(accelerator: Accelerator, folder: Path, status: dict[str, Any]) -> None:
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and folder.is_dir():  # it may have been deleted
         write_json(folder / "status.json", status)
