@@ -99,18 +99,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     unfinished = folder / f"{UNFINISHED}{path.name}"
     parts = _parts(checkpoint)
     try:
-        if path.exists() and find_fault(path) is None:
-            return path
-        if not folder.exists():
-            folder.mkdir()
-            sync(folder.parent)
-        remove(unfinished)
-        unfinished.mkdir()
-        _write_files(unfinished, parts, step=checkpoint.step)
-        if path.exists():  # a damaged one of this very step, passed over on resuming
-            discard(path)
-        unfinished.rename(path)
-        sync(folder)
+        if not path.exists() or find_fault(path) is not None:
+            _write(folder, unfinished, parts, step=checkpoint.step)
+            if path.exists():  # a damaged one of this very step, passed over on resuming
+                discard(path)
+            unfinished.rename(path)
+            sync(folder)
     except BaseException as error:
         with suppress(OSError):
             remove(unfinished)
@@ -261,15 +255,22 @@ def _as_torch_file(content: Any) -> memoryview:
     return buffer.getbuffer()
 
 
-def _write_files(folder: Path, parts: Mapping[str, Callable[[], bytes | memoryview]], *, step: int) -> None:
+def _write(
+    folder: Path, unfinished: Path, parts: Mapping[str, Callable[[], bytes | memoryview]], *, step: int
+) -> None:
     """Writes the files and, when they are on the disk, the manifest of what they were meant to hold."""
+    if not folder.exists():
+        folder.mkdir()
+        sync(folder.parent)
+    remove(unfinished)
+    unfinished.mkdir()
     files = {}
     for name, make_content in sorted(parts.items()):
         content = make_content()
-        write_bytes(folder / name, content)
+        write_bytes(unfinished / name, content)
         files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    write_bytes(folder / MANIFEST, _manifest_text(files, step).encode("utf-8"))
-    sync(folder)
+    write_bytes(unfinished / MANIFEST, _manifest_text(files, step).encode("utf-8"))
+    sync(unfinished)
 
 
 def _manifest_text(files: Mapping[str, Any], step: int) -> str:
