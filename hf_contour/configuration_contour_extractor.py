@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -18,9 +18,31 @@ MAX_LEVELS = 8
 MAX_CHANNELS = 4096
 MAX_DEPTH = 32
 MAX_STRIDE = 64
-MAX_CASCADE_WEIGHTS = 500_000_000  # about 2 GB in fp32; a hostile config must not ask for more
+MAX_TOTAL_STRIDE = 256  # every picture is padded to a multiple of it
+MAX_LABELS = 100_000
+MAX_ENTRIES = 1000  # entries or characters of a field in a file: checking the types of a million takes half a minute
+MAX_WEIGHTS = 500_000_000  # about 2 GB in fp32; a hostile config must not ask for more
 
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+# There is no attention here. Any other word would make Transformers fetch a kernel of that name and run it.
+ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+# What files of models may hold beside their own fields and Transformers' although the classes have such names.
+_OTHER_FIELDS = frozenset({"model_type", "num_labels", "torch_dtype", "name_or_path", "output_attentions"})
+# What Transformers acts on: other weights, other layers, another way of loading. None of it is done here.
+_REFUSED_FIELDS = frozenset(
+    {
+        "_attn_implementation",
+        "_experts_implementation",
+        "distributed_config",
+        "experts_implementation",
+        "fusion_config",
+        "per_layer_config",
+        "quantization_config",
+        "transformers_weights",
+    }
+)
 _BACKBONE_NAME = re.compile(r"[a-z0-9_]{1,100}")
+_LABEL_NUMBER = re.compile(r"[0-9]{1,6}", re.ASCII)
 
 
 def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
@@ -30,17 +52,90 @@ def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
         ValueError: Naming the field, the value and the choices.
     """
     if value not in choices:
-        raise ValueError(f"{field} is {value!r}; expected one of {', '.join(choices)}.")
+        raise ValueError(f"{field} is {value!r:.80}; expected one of {', '.join(choices)}.")
 
 
 def check_range(field: str, value: float, low: float, high: float) -> None:
-    """Refuses a number outside of `low` to `high`, both included, and anything not finite.
+    """Refuses a number outside of `low` to `high`, both included, and so NaN and infinity.
 
     Raises:
         ValueError: Naming the field, the value and the range.
     """
-    if not (math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"{field} is {value}; expected a number from {low} to {high}.")
+    if not low <= value <= high:
+        raise ValueError(f"{field} is {value!r:.40}; expected a number from {low} to {high}.")
+
+
+def check_lengths(fields: Sequence[str], content: Mapping[str, Any]) -> None:
+    """Refuses lists and texts of a file that are too long to be looked at one by one.
+
+    Args:
+        fields: names of the fields that will be looked at.
+        content: what the file holds.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    if "self" in content:
+        raise ValueError("'self' is no field that a config of this model may set; take it out.")
+    for field in fields:
+        value = content.get(field)
+        if isinstance(value, str | list | tuple) and len(value) > MAX_ENTRIES:
+            raise ValueError(f"{field} is {len(value)} entries long; expected at most {MAX_ENTRIES}.")
+
+
+def check_common_fields(fields: Mapping[str, Any], others: dict[str, Any], *, class_names: Sequence[str]) -> None:
+    """Refuses what a file may hold beside the model's own fields, before Transformers acts on it.
+
+    Args:
+        fields: `dtype`, `id2label` and the other fields that the class declares, as they came.
+        others: everything else that came; a request to trust code is taken out, since only the caller can trust.
+        class_names: names of the class's methods and properties, which an unknown field would replace.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    others.pop("trust_remote_code", None)
+    for name in others:
+        if name in _REFUSED_FIELDS or (name in class_names and name not in _OTHER_FIELDS):
+            raise ValueError(f"{name[:80]!r} is no field that a config of this model may set; take it out.")
+    for field, value in (("dtype", fields["dtype"]), ("torch_dtype", others.get("torch_dtype"))):
+        if value is not None:
+            check_choice(field, value if isinstance(value, str) else str(value).removeprefix("torch."), DTYPES)
+    asked = others.get("attn_implementation")
+    for value in asked.values() if isinstance(asked, dict) else (asked,):
+        if value is not None:
+            check_choice("attn_implementation", value, ATTENTIONS)
+    if "num_labels" in others:
+        num_labels = others["num_labels"]
+        if isinstance(num_labels, bool) or not isinstance(num_labels, int):
+            raise ValueError(f"num_labels is {num_labels!r:.80}; expected a whole number.")
+        check_range("num_labels", num_labels, 1, MAX_LABELS)
+    if fields["id2label"] is not None:
+        check_labels(fields["id2label"])
+
+
+def check_labels(id2label: Any) -> None:
+    """Refuses label maps that are not a name for each of some numbers.
+
+    Raises:
+        ValueError: Naming the entry.
+    """
+    if not isinstance(id2label, dict):
+        raise ValueError(f"id2label is {id2label!r:.80}; expected a mapping from numbers to names.")
+    check_range("len(id2label)", len(id2label), 1, MAX_LABELS)
+    for number, name in id2label.items():
+        if not _LABEL_NUMBER.fullmatch(str(number)):
+            raise ValueError(f"id2label has {number!r:.80} for a number; expected 0 to num_labels - 1.")
+        if not isinstance(name, str):
+            raise ValueError(f"id2label names {number} {name!r:.80}; expected a text.")
+
+
+def check_num_weights(num_weights: int, asking: str) -> None:
+    """Refuses more than `MAX_WEIGHTS`; `asking` names the fields that ask for them."""
+    if num_weights > MAX_WEIGHTS:
+        raise ValueError(
+            f"{asking} ask for at least {num_weights:,} weights; up to {MAX_WEIGHTS:,} are allowed. Use smaller ones."
+        )
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float], num_channels: int) -> None:
@@ -160,7 +255,14 @@ class ContourExtractorConfig(PreTrainedConfig):
         for field in ("residual_type", "unify"):
             if not isinstance(getattr(self, field), str):
                 setattr(self, field, list(getattr(self, field)))
+        check_common_fields(vars(self), kwargs, class_names=dir(type(self)))
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes a config of what a file holds; see `PreTrainedConfig.from_dict`."""
+        check_lengths(list(cls.__dataclass_fields__), config_dict)
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def num_levels(self) -> int:
@@ -213,16 +315,10 @@ class ContourExtractorConfig(PreTrainedConfig):
                 )
         check_range("dense_growth_rate", self.dense_growth_rate, 1, MAX_CHANNELS)
         check_range("squeeze_ratio", self.squeeze_ratio, 1, MAX_CHANNELS)
-        weights = sum(
-            9 * width * (previous + (2 * width + 3 * self.dense_growth_rate) * depth)
-            for previous, width, depth in zip(
-                [self.num_channels, *self.hidden_sizes], self.hidden_sizes, self.depths, strict=False
-            )
-        )
-        if weights > MAX_CASCADE_WEIGHTS:
+        if math.prod(self.strides) > MAX_TOTAL_STRIDE:
             raise ValueError(
-                f"hidden_sizes, depths and dense_growth_rate ask for about {weights:,} weights; "
-                f"at most {MAX_CASCADE_WEIGHTS:,} are allowed."
+                f"strides is {list(self.strides)}, {math.prod(self.strides)} in all; at most {MAX_TOTAL_STRIDE} are "
+                "allowed, since every picture is padded to a multiple of it."
             )
 
     def validate_fusion(self) -> None:
@@ -242,6 +338,25 @@ class ContourExtractorConfig(PreTrainedConfig):
         check_range("level_channels", self.level_channels, 1, MAX_CHANNELS)
         check_range("fusion_channels", self.fusion_channels, 1, MAX_CHANNELS)
         check_normalisation(self.image_mean, self.image_std, self.num_channels)
+
+    def validate_size(self) -> None:
+        """Part of the validation by `@strict`, after the single fields: how much they ask for together.
+
+        What a timm network adds is counted by the model, before anything is allocated.
+        """
+        weights = 9 * self.level_channels * self.num_levels * self.fusion_channels if self.fusion == "conv" else 0
+        if self.backbone is None:
+            for previous, width, depth in zip(
+                [self.num_channels, *self.hidden_sizes], self.hidden_sizes, self.depths, strict=False
+            ):
+                weights += 9 * width * (previous + (2 * width + 3 * self.dense_growth_rate) * depth)
+                weights += width * self.level_channels
+            for stride, unifier in zip(cumulative_strides(self.strides), self.unifiers, strict=True):
+                if unifier == "deconv":
+                    weights += self.level_channels * (2 * stride // self.output_stride) ** 2
+        check_num_weights(
+            weights, "hidden_sizes, depths, dense_growth_rate, strides, level_channels and fusion_channels"
+        )
 
     def validate_loss(self) -> None:
         """Part of the validation by `@strict`: the loss."""

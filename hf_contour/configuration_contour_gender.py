@@ -7,10 +7,14 @@ from transformers import PreTrainedConfig
 
 from .configuration_contour_extractor import (
     MAX_CHANNELS,
+    MAX_LABELS,
     ContourExtractorConfig,
     check_backbone_name,
     check_choice,
+    check_common_fields,
+    check_lengths,
     check_normalisation,
+    check_num_weights,
     check_range,
 )
 
@@ -23,7 +27,6 @@ HEADS = ("linear", "mlp", "cnn")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 MAX_BACKBONES = 4
-MAX_LABELS = 100_000
 
 
 @strict
@@ -88,10 +91,19 @@ class ContourGenderConfig(PreTrainedConfig):
         for field in ("backbone", "contour_levels", "image_mean", "image_std"):
             if isinstance(getattr(self, field), tuple):
                 setattr(self, field, list(getattr(self, field)))
+        check_common_fields(vars(self), kwargs, class_names=dir(type(self)))
         if self.id2label is not None:
             kwargs.pop("num_labels", None)  # the labels say how many they are
         super().__post_init__(**kwargs)
         self.label2id = {label: index for index, label in self.id2label.items()}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes a config of what a file holds; see `PreTrainedConfig.from_dict`."""
+        check_lengths(list(cls.__dataclass_fields__), config_dict)
+        if isinstance(config_dict.get("extractor_config"), dict):
+            check_lengths(list(ContourExtractorConfig.__dataclass_fields__), config_dict["extractor_config"])
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def backbones(self) -> list[str]:
@@ -160,6 +172,31 @@ class ContourGenderConfig(PreTrainedConfig):
             raise ValueError("id2label has a label twice; every label needs a name of its own.")
         if self.problem_type is not None:
             check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
+
+    def validate_size(self) -> None:
+        """Part of the validation by `@strict`, after the single fields: how much they ask for together.
+
+        What the backbones add is counted by the model, before anything is allocated.
+        """
+        extractor, width, area = self.extractor_config, self.fusion_channels, self.fusion_kernel_size**2
+        if self.contour_features == "levels":
+            channels = extractor.level_channels * len(self.contour_level_indices)
+        elif extractor.fusion == "conv":
+            channels = extractor.fusion_channels
+        else:
+            channels = extractor.level_channels * (extractor.num_levels if extractor.fusion == "concat" else 1)
+        weights, fused = 0, channels
+        if self.fusion != "concat":
+            weights = (self.fusion_layers - 1) * width**2 * area
+            weights += channels * width * area if self.fusion == "concat_conv" else width * (channels + width * area)
+            fused = width
+        if self.head == "cnn":
+            weights += 18 * fused**2
+        last = self.head_channels if self.head == "mlp" else fused
+        check_num_weights(
+            weights + last * self.num_labels,
+            "fusion_channels, fusion_layers, fusion_kernel_size, head and id2label, with the extractor's channels,",
+        )
 
 
 ContourGenderConfig.register_for_auto_class()

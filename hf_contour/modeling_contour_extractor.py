@@ -5,16 +5,21 @@ Shapes: B pictures, C channels, H x W pixels; s is `output_stride`.
 
 import copy
 import itertools
+import json
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import timm
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -22,10 +27,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_contour_extractor import ContourExtractorConfig, check_unifier_strides, cumulative_strides
+from .configuration_contour_extractor import (
+    ContourExtractorConfig,
+    check_num_weights,
+    check_unifier_strides,
+    cumulative_strides,
+)
 from .loss_contour import edge_loss
 
 MEMORY_ALIGNMENT = 64  # bytes, as PyTorch allocates
+WEIGHT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})  # as safetensors calls them
 
 
 @dataclass
@@ -339,6 +350,17 @@ class ContourPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _auto_map: ClassVar[dict[str, str]] = {}
 
+    def __init__(self, config: Any, *inputs: Any, **kwargs: Any):
+        super().__init__(config, *inputs, **kwargs)
+        if torch.get_default_device().type != "meta":
+            # Planned first, so that a size that cannot be is refused before anything of it is allocated.
+            with torch.device("meta"), limited_weights():
+                type(self)(config)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        """There is no attention: whatever is asked for changes nothing, and no kernel is fetched for it."""
+        return attn_implementation or "sdpa"
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.ConvTranspose2d):
@@ -365,17 +387,25 @@ class ContourPreTrainedModel(PreTrainedModel):
         """Loads a model; see `PreTrainedModel.from_pretrained`.
 
         Whoever asks for `output_loading_info=True` gets the report of what did not fit and judges it; everybody
-        else gets an error instead of a partly random model.
+        else gets an error instead of a partly random model. Weights are read from safetensors, unless
+        `use_safetensors=False` asks for a pickle.
 
         Raises:
-            ValueError: If weights are missing or left over, or are not finite numbers.
+            ValueError: If weights are missing or left over, are not finite numbers, or are too many.
         """
         wants_report = kwargs.pop("output_loading_info", False)
-        model, report = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
+        if kwargs.get("use_safetensors") is None:
+            kwargs["use_safetensors"] = True
+        types = {}
+        if kwargs["use_safetensors"] and pretrained_model_name_or_path is not None:
+            types = weight_types(Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or ""))
+        with limited_weights():
+            model, report = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
         if not wants_report:
             refuse_incomplete(report, pretrained_model_name_or_path)
+            refuse_other_types(types, model, pretrained_model_name_or_path)
         refuse_non_finite(model, pretrained_model_name_or_path)
         align_weights(model)
         model.after_loading()
@@ -415,6 +445,87 @@ def bilinear_kernel(weight: Tensor) -> Tensor:
     centre = factor - 1 if size % 2 == 1 else factor - 0.5
     line = 1 - (torch.arange(size, dtype=torch.float32) - centre).abs() / factor
     return (line[:, None] * line[None, :]).expand(weight.shape).to(weight)
+
+
+class _Planned(threading.local):
+    """How many weights this thread has planned, on the meta device, since it began to count; `None`: no count."""
+
+    weights: int | None = None
+
+
+_planned = _Planned()
+
+
+def _count_planned(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+    if _planned.weights is not None and parameter is not None and parameter.is_meta:
+        _planned.weights += parameter.numel()
+        check_num_weights(_planned.weights, "The backbones and the other fields of the config")
+
+
+# Installed once: putting hooks in and out while another thread builds a model would disturb it.
+register_module_parameter_registration_hook(_count_planned)
+
+
+@contextmanager
+def limited_weights() -> Iterator[None]:
+    """Raises `ValueError` as soon as the block has planned more weights than a config may ask for."""
+    outer, _planned.weights = _planned.weights, 0
+    try:
+        yield
+    finally:
+        _planned.weights = outer
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: `model.safetensors`, or those that its index names.
+
+    Raises:
+        ValueError: If the index cannot be read, or names what does not lie beside it.
+    """
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return [path for path in (folder / "model.safetensors",) if path.is_file()]
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = {str(name) for name in content["weight_map"].values()}
+        content["metadata"].keys()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index} is no index of weights ({type(error).__name__}: {error!s:.80}).") from error
+    outside = sorted(name for name in names if name != Path(name).name or not name.endswith(".safetensors"))
+    if outside:
+        raise ValueError(f"{index} names {outside[0]!r:.80}; expected safetensors files beside it.")
+    return [folder / name for name in sorted(names)]
+
+
+def weight_types(folder: Path) -> dict[str, str]:
+    """The type of each weight in a folder's safetensors files, from their headers alone.
+
+    Raises:
+        ValueError: If a file is damaged; names it.
+    """
+    types = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                types.update({name: file.get_slice(name).get_dtype() for name in file.keys()})  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} cannot be read as safetensors ({error}); get the file again.") from error
+    return types
+
+
+def refuse_other_types(types: dict[str, str], model: nn.Module, source: Any) -> None:
+    """Raises `ValueError` if weights are stored as other than floating-point numbers where the model has such."""
+    whole = {name.rpartition(".")[2] for name, value in model.state_dict().items() if not value.is_floating_point()}
+    wrong = [
+        f"{name} ({kind})"
+        for name, kind in sorted(types.items())
+        if kind not in WEIGHT_TYPES and name.rpartition(".")[2] not in whole
+    ]
+    if wrong:
+        raise ValueError(
+            f"The weights in {source} are no floating-point numbers: {wrong[:5]} ({len(wrong)} in all); expected "
+            f"{', '.join(sorted(WEIGHT_TYPES))}."
+        )
 
 
 def refuse_incomplete(report: dict[str, Any], source: Any) -> None:

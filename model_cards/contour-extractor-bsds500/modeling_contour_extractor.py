@@ -3,26 +3,40 @@
 Shapes: B pictures, C channels, H x W pixels; s is `output_stride`.
 """
 
+import copy
+import itertools
+import json
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import timm
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_contour_extractor import ContourExtractorConfig, check_unifier_strides, cumulative_strides
+from .configuration_contour_extractor import (
+    ContourExtractorConfig,
+    check_num_weights,
+    check_unifier_strides,
+    cumulative_strides,
+)
 from .loss_contour import edge_loss
 
 MEMORY_ALIGNMENT = 64  # bytes, as PyTorch allocates
+WEIGHT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})  # as safetensors calls them
 
 
 @dataclass
@@ -336,10 +350,23 @@ class ContourPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _auto_map: ClassVar[dict[str, str]] = {}
 
+    def __init__(self, config: Any, *inputs: Any, **kwargs: Any):
+        super().__init__(config, *inputs, **kwargs)
+        if torch.get_default_device().type != "meta":
+            # Planned first, so that a size that cannot be is refused before anything of it is allocated.
+            with torch.device("meta"), limited_weights():
+                type(self)(config)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        """There is no attention: whatever is asked for changes nothing, and no kernel is fetched for it."""
+        return attn_implementation or "sdpa"
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.ConvTranspose2d):
             init.copy_(module.weight, bilinear_kernel(module.weight))
+        elif isinstance(module, nn.Conv2d) and module.out_channels == 1:
+            init.normal_(module.weight, std=0.01)  # single-channel heads start undecided, with a low loss
         elif isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):
@@ -360,17 +387,25 @@ class ContourPreTrainedModel(PreTrainedModel):
         """Loads a model; see `PreTrainedModel.from_pretrained`.
 
         Whoever asks for `output_loading_info=True` gets the report of what did not fit and judges it; everybody
-        else gets an error instead of a partly random model.
+        else gets an error instead of a partly random model. Weights are read from safetensors, unless
+        `use_safetensors=False` asks for a pickle.
 
         Raises:
-            ValueError: If weights are missing or left over, or are not finite numbers.
+            ValueError: If weights are missing or left over, are not finite numbers, or are too many.
         """
         wants_report = kwargs.pop("output_loading_info", False)
-        model, report = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
+        if kwargs.get("use_safetensors") is None:
+            kwargs["use_safetensors"] = True
+        types = {}
+        if kwargs["use_safetensors"] and pretrained_model_name_or_path is not None:
+            types = weight_types(Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or ""))
+        with limited_weights():
+            model, report = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
         if not wants_report:
             refuse_incomplete(report, pretrained_model_name_or_path)
+            refuse_other_types(types, model, pretrained_model_name_or_path)
         refuse_non_finite(model, pretrained_model_name_or_path)
         align_weights(model)
         model.after_loading()
@@ -385,6 +420,24 @@ class ContourPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
 
 
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """A copy for inference whose batch normalisation is multiplied into the convolutions before it.
+
+    The same function but for rounding, and faster. The copy cannot be trained or saved.
+
+    Args:
+        model: any; a normalisation that does not directly follow a convolution among the same children stays.
+    """
+    folded = copy.deepcopy(model).eval()
+    for parent in list(folded.modules()):
+        children = list(parent.named_children())
+        for (conv_name, conv), (norm_name, norm) in itertools.pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, getattr(norm, "act", None) or nn.Identity())  # timm joins the activation
+    return folded
+
+
 def bilinear_kernel(weight: Tensor) -> Tensor:
     """The deconvolution that interpolates bilinearly: `(C, 1, k, k)`, of the shape of `weight`."""
     size = weight.shape[-1]
@@ -392,6 +445,87 @@ def bilinear_kernel(weight: Tensor) -> Tensor:
     centre = factor - 1 if size % 2 == 1 else factor - 0.5
     line = 1 - (torch.arange(size, dtype=torch.float32) - centre).abs() / factor
     return (line[:, None] * line[None, :]).expand(weight.shape).to(weight)
+
+
+class _Planned(threading.local):
+    """How many weights this thread has planned, on the meta device, since it began to count; `None`: no count."""
+
+    weights: int | None = None
+
+
+_planned = _Planned()
+
+
+def _count_planned(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+    if _planned.weights is not None and parameter is not None and parameter.is_meta:
+        _planned.weights += parameter.numel()
+        check_num_weights(_planned.weights, "The backbones and the other fields of the config")
+
+
+# Installed once: putting hooks in and out while another thread builds a model would disturb it.
+register_module_parameter_registration_hook(_count_planned)
+
+
+@contextmanager
+def limited_weights() -> Iterator[None]:
+    """Raises `ValueError` as soon as the block has planned more weights than a config may ask for."""
+    outer, _planned.weights = _planned.weights, 0
+    try:
+        yield
+    finally:
+        _planned.weights = outer
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: `model.safetensors`, or those that its index names.
+
+    Raises:
+        ValueError: If the index cannot be read, or names what does not lie beside it.
+    """
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return [path for path in (folder / "model.safetensors",) if path.is_file()]
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = {str(name) for name in content["weight_map"].values()}
+        content["metadata"].keys()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index} is no index of weights ({type(error).__name__}: {error!s:.80}).") from error
+    outside = sorted(name for name in names if name != Path(name).name or not name.endswith(".safetensors"))
+    if outside:
+        raise ValueError(f"{index} names {outside[0]!r:.80}; expected safetensors files beside it.")
+    return [folder / name for name in sorted(names)]
+
+
+def weight_types(folder: Path) -> dict[str, str]:
+    """The type of each weight in a folder's safetensors files, from their headers alone.
+
+    Raises:
+        ValueError: If a file is damaged; names it.
+    """
+    types = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                types.update({name: file.get_slice(name).get_dtype() for name in file.keys()})  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} cannot be read as safetensors ({error}); get the file again.") from error
+    return types
+
+
+def refuse_other_types(types: dict[str, str], model: nn.Module, source: Any) -> None:
+    """Raises `ValueError` if weights are stored as other than floating-point numbers where the model has such."""
+    whole = {name.rpartition(".")[2] for name, value in model.state_dict().items() if not value.is_floating_point()}
+    wrong = [
+        f"{name} ({kind})"
+        for name, kind in sorted(types.items())
+        if kind not in WEIGHT_TYPES and name.rpartition(".")[2] not in whole
+    ]
+    if wrong:
+        raise ValueError(
+            f"The weights in {source} are no floating-point numbers: {wrong[:5]} ({len(wrong)} in all); expected "
+            f"{', '.join(sorted(WEIGHT_TYPES))}."
+        )
 
 
 def refuse_incomplete(report: dict[str, Any], source: Any) -> None:
@@ -600,4 +734,4 @@ class ContourExtractorForPreTraining(ContourExtractorPreTrainedModel):
 ContourExtractorModel.register_for_auto_class("AutoModel")
 ContourExtractorForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 
-__all__ = ["ContourExtractorForPreTraining", "ContourExtractorModel"]
+__all__ = ["ContourExtractorForPreTraining", "ContourExtractorModel", "fold_batch_norms"]
