@@ -9,6 +9,11 @@ from hf_contour.results import CLASSIFICATION, TASKS, Results
 
 TABLE = re.compile(r"(<!-- results: (?P<task>[\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
+# Scores of contours -> their column.
+CONTOUR_COLUMNS = {"loss": "loss", "pixel_f1": "pixel F1 (no tolerance)", "pixel_threshold": "at threshold"}
+# These come first in a table where an evaluation has them.
+BENCHMARK_COLUMNS = {"ods": "ODS", "ois": "OIS", "ap": "AP", "r50": "R50"}
+
 
 def class_table(results: Results) -> str:
     """A Markdown table of the scores and the confusion matrix of one single-label evaluation."""
@@ -35,8 +40,11 @@ def results_table(results: Sequence[Results]) -> str:
         header = ["accuracy (95 % interval)", "balanced accuracy", "AUC", "Brier", "calibration error"]
         figures = [_classification_figures(found) for found in results]
     else:
-        header = ["loss", "pixel F1 (no tolerance)", "at threshold"]
-        figures = [[_share(found.scores[key]) for key in ("loss", "pixel_f1", "pixel_threshold")] for found in results]
+        columns = CONTOUR_COLUMNS
+        if any("ods" in found.scores for found in results):
+            columns = BENCHMARK_COLUMNS | columns
+        header = list(columns.values())
+        figures = [[_share(found.scores.get(key)) for key in columns] for found in results]
     rows = [
         [
             found.model["name"],
@@ -52,9 +60,12 @@ def results_table(results: Sequence[Results]) -> str:
 
 
 def _protocol_words(protocol: dict[str, Any]) -> str:
-    """The size that pictures were read at, and what the interval was drawn over."""
+    """The size that pictures were read at, the distance of the benchmark, and what the interval was drawn over."""
     size = protocol["image_size"]
     words = [f"{size['height']}x{size['width']}" if isinstance(size, dict) else f"size {size}"]
+    benchmark = protocol.get("boundary_benchmark")
+    if benchmark:
+        words.append(f"max_dist {benchmark['max_dist']:g}")
     if "interval_groups" in protocol:
         words.append(f"interval over {protocol['interval_groups']}")
     return ", ".join(words)

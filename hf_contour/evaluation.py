@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedConfig
 
-from hf_contour.data.samples import ContourSamples, collate_contour, collate_gender
+from hf_contour.contour_evaluation import contour_scores
+from hf_contour.data.samples import ContourSamples, collate_gender
 from hf_contour.data.silhouettes import embedded_dataset
 from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.metrics.boundary import MAX_DIST, protocol
 from hf_contour.metrics.classification import ScoreSettings, classification_scores, multilabel_scores
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
@@ -30,7 +32,6 @@ from hf_contour.results import (
     source_commit,
     write_results,
 )
-from hf_contour.training.evaluation import evaluate_contours
 from hf_contour.training.records import state_dict_sha256
 
 EMBEDDED = "embedded"
@@ -64,14 +65,20 @@ class EvaluationArguments:
     seed: int = _setting(0, "seed of the bootstrap, and of the drawn garments")
     num_resamples: int = _setting(2000, "resamples of the bootstrap")
     num_bins: int = _setting(15, "bins of the expected calibration error")
+    boundary_benchmark: bool = _setting(True, "score contours by the boundary benchmark too (ODS, OIS, AP, R50)")
+    benchmark_processes: int = _setting(1, "processes of the benchmark beside each process that runs the model")
+    max_dist: float = _setting(MAX_DIST, "largest distance of a match in the benchmark, as a share of the diagonal")
     cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
 
     def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("max_samples", 0), ("num_workers", 0), ("seed", 0)):
+        lowest = {"batch_size": 1, "max_samples": 0, "num_workers": 0, "seed": 0, "benchmark_processes": 1}
+        for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}.")
         if len(self.embedded_size) != 2 or min(self.embedded_size) < 1:
             raise ValueError(f"embedded_size is {self.embedded_size}; expected a height and a width.")
+        if not 0 <= self.max_dist <= 1:
+            raise ValueError(f"max_dist is {self.max_dist}; expected a share of the diagonal, such as {MAX_DIST}.")
 
     @property
     def results_name(self) -> str:
@@ -245,18 +252,15 @@ def _contour_scores(
     accelerator: Accelerator,
     arguments: EvaluationArguments,
 ) -> dict[str, Any]:
-    loader = accelerator.prepare(
-        DataLoader(samples, batch_size=1, num_workers=arguments.num_workers, collate_fn=collate_contour)
+    return contour_scores(
+        model,
+        samples,
+        accelerator,
+        num_workers=arguments.num_workers,
+        boundary_benchmark=arguments.boundary_benchmark,
+        max_dist=arguments.max_dist,
+        benchmark_processes=arguments.benchmark_processes,
     )
-    bar = tqdm(total=len(loader), desc="pictures", disable=not accelerator.is_local_main_process)
-    with bar, torch.inference_mode():
-        return evaluate_contours(
-            model,
-            loader,
-            accelerator,
-            heed=bar.update,
-            consensus_threshold=model.config.consensus_threshold,
-        )
 
 
 def _protocol(
@@ -265,9 +269,12 @@ def _protocol(
     """What the scores depend on besides model and data."""
     shared = {"device": accelerator.device.type, "num_processes": accelerator.num_processes, "dtype": "float32"}
     if not is_classifier:
+        benchmark = protocol(max_dist=arguments.max_dist) if arguments.boundary_benchmark else None
         return shared | {
             "image_size": "as they are",
+            "scales": 1,
             "pixel_scores": "a pixel is right only in its very place; pixels drawn by few annotators are not counted",
+            "boundary_benchmark": benchmark,
         }
     size = dict(processor.size) if processor.do_resize else "as they are"
     return shared | {

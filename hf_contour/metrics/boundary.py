@@ -77,14 +77,14 @@ def count_matches(
         raise ValueError(f"max_dist is {max_dist}; expected a fraction of the diagonal, such as {MAX_DIST}.")
     if nms:
         probs = boundary_nms(probs)
-    changes, starts, predicted = thinned_changes(probs.astype(np.float64), levels, thinning=thinning)
+    changes, steps, predicted = thinned_changes(probs.astype(np.float64), levels, thinning=thinning)
     places, numbers = np.unique(np.abs(changes), return_inverse=True)
     changes = np.sign(changes) * (numbers + 1)
     matched_drawn = np.zeros(len(levels), np.int64)
     is_matched = np.zeros((len(places), len(levels)), bool)
     for annotation in drawn:
-        pairs = pixel_pairs(places - 1, annotation, max_dist * math.hypot(*probs.shape))
-        num_matches, _, matched, _ = follow_changes(changes, starts, pairs)
+        rows = pixel_pairs(places - 1, annotation, max_dist * math.hypot(*probs.shape))
+        num_matches, _, matched, _ = follow_changes(changes, steps, *rows)
         matched_drawn += num_matches
         is_matched |= matched
     num_drawn = np.full(len(levels), drawn.sum(), np.int64)

@@ -167,13 +167,14 @@ def best_point(thresholds: FloatArray, recall: FloatArray, precision: FloatArray
         lines.append((upper[:, None] * share + lower[:, None] * (1 - share)).reshape(-1))
     f1 = _f1(lines[1], lines[2])
     best = int(f1.argmax())
-    return EdgePoint(*(float(line[best]) for line in lines), float(f1[best]))
+    threshold, best_recall, best_precision = (float(line[best]) for line in lines)
+    return EdgePoint(threshold, best_recall, best_precision, float(f1[best]))
 
 
 def _best_counts(counts: Sequence[EdgeCounts]) -> IntArray:
     """`(4,)`: the counts of each picture at its best threshold, summed."""
     arrays = [found.to_array() for found in counts]
-    return sum(array[:, recall_precision_f1(array)[2].argmax()] for array in arrays)
+    return np.sum([array[:, recall_precision_f1(array)[2].argmax()] for array in arrays], axis=0)
 
 
 def average_precision(recall: FloatArray, precision: FloatArray) -> float:

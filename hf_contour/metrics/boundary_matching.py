@@ -14,17 +14,51 @@ alternating path from it restores that, and looks only as far around as the pric
 Ties are broken by the order of places, so results do not vary. N predicted pixels, M drawn ones, T thresholds.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_contour.metrics.boundary_pairs import Pairs, outlier_cost, pixel_pairs
+from hf_contour.metrics.boundary_pairs import IntArray, LongArray, Rows, outlier_cost, pixel_pairs
 from hf_contour.metrics.compiled import compiled
 
 BoolArray = NDArray[np.bool_]
-IntArray = NDArray[np.int64]
 
 
-def match_boundaries(edge_map: BoolArray, annotation: BoolArray, *, reach: float) -> tuple[IntArray, IntArray]:
+class Side(NamedTuple):
+    """The n predicted, or the n drawn pixels; the other side is far.
+
+    The far pixels near enough to pixel `i` are `columns[starts[i]:starts[i + 1]]`.
+    """
+
+    starts: LongArray  # (n + 1,)
+    columns: IntArray  # (E,)
+    gains: IntArray  # (E,)
+    prices: LongArray  # (n,)
+    partners: IntArray  # (n,), far pixels or -1
+    is_there: BoolArray  # (n,)
+
+
+class Space(NamedTuple):
+    """What a search writes to; made once. Costs and vias hold for far pixels whose visit is the search's number."""
+
+    costs: LongArray  # of the cheapest path to a far pixel
+    vias: IntArray  # the own pixel before it
+    visits: LongArray
+    number: LongArray  # (1,), of the last search
+    reached: LongArray  # (2, ...), own pixels in the order in which they were reached, and their costs
+    heap: LongArray  # cost and number of far pixels that are yet to be gone through
+
+
+class Record(NamedTuple):
+    """What is known of the matching over the thresholds."""
+
+    since: LongArray  # (N,), the threshold at which a pixel that is matched came to be so
+    was_matched: BoolArray  # (N, T), filled when a pixel is no longer matched, or at the end
+    totals: LongArray  # (2,), matches and the sum of all prices, which is the sum of the matches' gains
+
+
+def match_boundaries(edge_map: BoolArray, annotation: BoolArray, *, reach: float) -> tuple[LongArray, LongArray]:
     """Match the pixels of two maps.
 
     Args:
@@ -36,110 +70,154 @@ def match_boundaries(edge_map: BoolArray, annotation: BoolArray, *, reach: float
         Two `(matches,)` arrays of places `row * W + column`: predicted pixels, ascending, and their partners.
 
     Raises:
+        ValueError: If the two differ in size.
         ImportError: If Numba is not installed.
     """
+    if edge_map.ndim != 2 or edge_map.shape != annotation.shape:
+        raise ValueError(
+            f"edge_map is {edge_map.shape} and annotation {annotation.shape}; expected one (height, width)."
+        )
     predicted = np.flatnonzero(edge_map)
-    pairs = pixel_pairs(predicted, annotation, reach)
-    partners = follow_changes(np.arange(1, len(predicted) + 1), np.array([0, len(predicted)]), pairs)[3]
+    rows = pixel_pairs(predicted, annotation, reach)
+    partners = follow_changes(np.arange(1, len(predicted) + 1), np.array([0, len(predicted)]), *rows)[3]
     matched = partners >= 0
     return predicted[matched], np.flatnonzero(annotation)[partners[matched]]
 
 
 def follow_changes(
-    changes: IntArray, starts: IntArray, pairs: Pairs
-) -> tuple[IntArray, IntArray, BoolArray, NDArray[np.int32]]:
+    changes: LongArray, steps: LongArray, predicted_rows: Rows, drawn_rows: Rows
+) -> tuple[LongArray, LongArray, BoolArray, IntArray]:
     """Keep the matching optimal from the highest threshold to the lowest.
 
     Args:
         changes: `(C,)`: number of a predicted pixel + 1 where it comes, minus that where it goes.
-        starts: `(T + 1,)`: the changes at threshold `k` are `changes[starts[T - 1 - k]:starts[T - k]]`.
-        pairs: of all predicted pixels that ever come.
+        steps: `(T + 1,)`: the changes at threshold `k` are `changes[steps[T - 1 - k]:steps[T - k]]`.
+        predicted_rows: pairs of all predicted pixels that ever come.
+        drawn_rows: the same from the other side.
 
     Returns:
         `(T,)` number of matches; `(T,)` sum of their gains; `(N, T)` whether a predicted pixel is matched;
         `(N,)` its partner's number at the lowest threshold, or -1.
     """
-    return _follow_changes(changes, starts, *pairs)
+    predicted, drawn = _new_side(predicted_rows, is_there=False), _new_side(drawn_rows, is_there=True)
+    num_predicted, length = len(predicted.prices), max(len(predicted.prices), len(drawn.prices))
+    space = Space(
+        costs=np.empty(length, np.int64),
+        vias=np.empty(length, np.int32),
+        visits=np.zeros(length, np.int64),
+        number=np.zeros(1, np.int64),
+        reached=np.empty((2, length), np.int64),
+        heap=np.empty(len(predicted.columns), np.int64),
+    )
+    record = Record(
+        since=np.full(num_predicted, -1, np.int64),
+        was_matched=np.zeros((num_predicted, len(steps) - 1), bool),
+        totals=np.zeros(2, np.int64),
+    )
+    num_matches, gains = _follow_changes(changes, steps, predicted, drawn, space, record)
+    return num_matches, gains, record.was_matched, predicted.partners
 
 
-def total_distance(num_matches: IntArray, gains: IntArray, reach: float) -> IntArray:
+def total_distance(num_matches: LongArray, gains: LongArray, reach: float) -> LongArray:
     """Sum of the distances of the matches that `follow_changes` counted, in hundredths of a pixel."""
     return num_matches * outlier_cost(reach) - gains
 
 
+def _new_side(rows: Rows, *, is_there: bool) -> Side:
+    size = len(rows.starts) - 1
+    return Side(*rows, np.zeros(size, np.int64), np.full(size, -1, np.int32), np.full(size, is_there))
+
+
 @compiled
-def _follow_changes(changes, steps, starts, columns, gains, drawn_starts, drawn_columns, drawn_gains):  # type: ignore[no-untyped-def]
-    num_predicted, num_drawn, num_thresholds = len(starts) - 1, len(drawn_starts) - 1, len(steps) - 1
-    prices, drawn_prices = np.zeros(num_predicted, np.int64), np.zeros(num_drawn, np.int64)
-    partners, drawn_partners = np.full(num_predicted, -1, np.int32), np.full(num_drawn, -1, np.int32)
-    is_there, is_drawn = np.zeros(num_predicted, np.bool_), np.ones(num_drawn, np.bool_)
-    space = max(num_predicted, num_drawn)
-    costs, vias, visits = np.empty(space, np.int64), np.empty(space, np.int32), np.zeros(space, np.int64)
-    reached, heap = np.empty((2, space + 1), np.int64), np.empty(len(columns) + 1, np.int64)
-    exposed = np.empty(num_drawn, np.int64)
-    was_matched = np.zeros((num_predicted, num_thresholds), np.bool_)
-    since = np.full(num_predicted, -1, np.int64)
-    num_matches, sums = np.zeros(num_thresholds, np.int64), np.zeros(num_thresholds, np.int64)
-    matches, total, visit = 0, 0, 0
+def _follow_changes(
+    changes: LongArray, steps: LongArray, predicted: Side, drawn: Side, space: Space, record: Record
+) -> tuple[LongArray, LongArray]:
+    num_thresholds = len(steps) - 1
+    num_matches, gains = np.zeros(num_thresholds, np.int64), np.zeros(num_thresholds, np.int64)
+    exposed = np.empty(len(drawn.prices), np.int64)
     for threshold in range(num_thresholds - 1, -1, -1):
-        first, end = steps[num_thresholds - 1 - threshold], steps[num_thresholds - threshold]
-        num_exposed = 0
-        for change in changes[first:end]:
-            if change < 0:
-                pixel = -change - 1
-                is_there[pixel] = False
-                total -= prices[pixel]
-                if partners[pixel] >= 0:
-                    exposed[num_exposed] = partners[pixel]
-                    num_exposed += 1
-                    drawn_partners[partners[pixel]] = -1
-                    partners[pixel] = -1
-                    matches -= 1
-                    was_matched[pixel, threshold + 1 : since[pixel] + 1] = True
-        for change in changes[first:end]:
-            if change > 0:
-                pixel, price = change - 1, 0
-                for entry in range(starts[pixel], starts[pixel + 1]):
-                    price = max(price, gains[entry] - drawn_prices[columns[entry]])
-                prices[pixel], is_there[pixel] = price, True
-                total += price
-        for change in changes[first:end]:
-            if change > 0 and prices[change - 1] > 0:
-                visit += 1
-                saved, last, new = _settle(
-                    change - 1, prices, drawn_prices, partners, drawn_partners, starts, columns, gains,
-                    is_drawn, costs, vias, visits, visit, reached, heap,
-                )  # fmt: skip
-                total -= saved
-                since[change - 1] = threshold
-                if new >= 0:
-                    matches += 1
-                elif last != change - 1:
-                    was_matched[last, threshold + 1 : since[last] + 1] = True
-        for index in range(num_exposed):
-            root = exposed[index]
-            if drawn_partners[root] < 0 and drawn_prices[root] > 0:
-                visit += 1
-                saved, last, new = _settle(
-                    root, drawn_prices, prices, drawn_partners, partners, drawn_starts, drawn_columns, drawn_gains,
-                    is_there, costs, vias, visits, visit, reached, heap,
-                )  # fmt: skip
-                total -= saved
-                if new >= 0:
-                    matches += 1
-                    since[new] = threshold
-        num_matches[threshold], sums[threshold] = matches, total
-    for pixel in range(num_predicted):
-        if partners[pixel] >= 0:
-            was_matched[pixel, : since[pixel] + 1] = True
-    return num_matches, sums, was_matched, partners
+        current = changes[steps[num_thresholds - 1 - threshold] : steps[num_thresholds - threshold]]
+        num_exposed = _remove(current, predicted, drawn, exposed, threshold, record)
+        _add(current, predicted, drawn, record)
+        _settle_added(current, predicted, drawn, space, threshold, record)
+        _settle_exposed(exposed[:num_exposed], predicted, drawn, space, threshold, record)
+        num_matches[threshold], gains[threshold] = record.totals
+    for pixel in range(len(predicted.prices)):
+        if predicted.partners[pixel] >= 0:
+            _note_matched(pixel, 0, record)
+    return num_matches, gains
 
 
 @compiled
-def _settle(  # type: ignore[no-untyped-def]
-    root, prices, far_prices, partners, far_partners, starts, columns, gains,
-    is_far_there, costs, vias, visits, visit, reached, heap,
-):  # fmt: skip
+def _note_matched(pixel: int, lowest: int, record: Record) -> None:
+    """Write down that a predicted pixel was matched, down to the threshold `lowest`."""
+    record.was_matched[pixel, lowest : record.since[pixel] + 1] = True
+
+
+@compiled
+def _remove(
+    changes: LongArray, predicted: Side, drawn: Side, exposed: LongArray, threshold: int, record: Record
+) -> int:
+    """Take away the predicted pixels that go; returns how many partners they leave, listed in `exposed`."""
+    num_exposed = 0
+    for change in changes:
+        if change < 0:
+            pixel = -change - 1
+            predicted.is_there[pixel] = False
+            record.totals[1] -= predicted.prices[pixel]
+            partner = predicted.partners[pixel]
+            if partner >= 0:
+                predicted.partners[pixel] = drawn.partners[partner] = -1
+                exposed[num_exposed] = partner
+                num_exposed += 1
+                record.totals[0] -= 1
+                _note_matched(pixel, threshold + 1, record)
+    return num_exposed
+
+
+@compiled
+def _add(changes: LongArray, predicted: Side, drawn: Side, record: Record) -> None:
+    """Put in the predicted pixels that come, each at the lowest price that its pairs allow."""
+    for change in changes:
+        if change > 0:
+            pixel, price = change - 1, 0
+            for entry in range(predicted.starts[pixel], predicted.starts[pixel + 1]):
+                price = max(price, predicted.gains[entry] - drawn.prices[predicted.columns[entry]])
+            predicted.prices[pixel], predicted.is_there[pixel] = price, True
+            record.totals[1] += price
+
+
+@compiled
+def _settle_added(
+    changes: LongArray, predicted: Side, drawn: Side, space: Space, threshold: int, record: Record
+) -> None:
+    for change in changes:
+        pixel = change - 1
+        if change > 0 and predicted.prices[pixel] > 0:
+            cost, last, new = _settle(pixel, predicted, drawn, space)
+            record.totals[1] -= cost
+            record.since[pixel] = threshold
+            if new >= 0:
+                record.totals[0] += 1
+            elif last != pixel:
+                _note_matched(last, threshold + 1, record)
+
+
+@compiled
+def _settle_exposed(
+    exposed: LongArray, predicted: Side, drawn: Side, space: Space, threshold: int, record: Record
+) -> None:
+    for pixel in exposed:
+        if drawn.partners[pixel] < 0 and drawn.prices[pixel] > 0:
+            cost, _, new = _settle(pixel, drawn, predicted, space)
+            record.totals[1] -= cost
+            if new >= 0:
+                record.totals[0] += 1
+                record.since[new] = threshold
+
+
+@compiled
+def _settle(root: int, own: Side, far: Side, space: Space) -> tuple[int, int, int]:
     """Bring an unmatched pixel with a price into order along the cheapest alternating path.
 
     The path ends at an unmatched pixel of the far side, which is then matched, or at a pixel of the root's own side,
@@ -147,81 +225,71 @@ def _settle(  # type: ignore[no-untyped-def]
     exceed their gains by, plus the price of an own pixel at its end.
 
     Args:
-        root: number of the pixel; its own side is `prices`, `partners` and the rows of the pairs.
-        prices: of the own side, and the far side's; changed, as are `partners` and `far_partners`.
-        far_prices: see `prices`.
-        partners: numbers on the other side, or -1.
-        far_partners: see `partners`.
-        starts: of the rows of the pairs; with `columns` and `gains`.
-        columns: see `starts`.
-        gains: see `starts`.
-        is_far_there: far pixels that exist now.
-        costs: space, cost of the cheapest path to a far pixel; with `vias`, the own pixel before it.
-        vias: see `costs`.
-        visits: `visit` where `costs` and `vias` are of this search.
-        visit: number of this search.
-        reached: `(2, ...)` space, own pixels in the order in which they were reached, and their costs.
-        heap: space for far pixels that are yet to be gone through.
+        root: number of the pixel.
+        own: its side; prices and partners are changed on both.
+        far: the other side.
+        space: to work in.
 
     Returns:
         The path's cost; its last pixel on the own side (-1 if it ends on the far side) and on the far side (or -1).
     """
-    best, last, new = prices[root], root, -1
-    own, cost, num_reached, size = root, 0, 0, 0
+    space.number[0] += 1
+    best, last, new = own.prices[root], root, -1
+    pixel, cost, num_reached, size = root, 0, 0, 0
     while True:
-        reached[0, num_reached], reached[1, num_reached] = own, cost
+        space.reached[0, num_reached], space.reached[1, num_reached] = pixel, cost
         num_reached += 1
-        if cost + prices[own] < best:
-            best, last, new = cost + prices[own], own, -1
-        for entry in range(starts[own], starts[own + 1]):
-            far = columns[entry]
-            if not is_far_there[far]:
+        if cost + own.prices[pixel] < best:
+            best, last, new = cost + own.prices[pixel], pixel, -1
+        for entry in range(own.starts[pixel], own.starts[pixel + 1]):
+            other = own.columns[entry]
+            further = cost + own.prices[pixel] + far.prices[other] - own.gains[entry]
+            is_known = space.visits[other] == space.number[0] and space.costs[other] <= further
+            if further >= best or is_known or not far.is_there[other]:
                 continue
-            further = cost + prices[own] + far_prices[far] - gains[entry]
-            if further >= best or (visits[far] == visit and costs[far] <= further):
-                continue
-            visits[far], costs[far], vias[far] = visit, further, own
-            if far_partners[far] < 0:
-                best, last, new = further, -1, far
+            space.visits[other], space.costs[other], space.vias[other] = space.number[0], further, pixel
+            if far.partners[other] < 0:
+                best, last, new = further, -1, other
             else:
-                size = _push(heap, size, further << 32 | far)
-        far = -1
-        while size > 0 and far < 0:
-            key = heap[0]
-            size = _pop(heap, size)
-            if key >> 32 == costs[key & 0xFFFFFFFF]:
-                far = key & 0xFFFFFFFF
-        if far < 0 or costs[far] >= best:
+                size = _push(space.heap, size, further << 32 | other)
+        # What was put in again at a lower cost is passed over.
+        while size > 0 and space.heap[0] >> 32 != space.costs[space.heap[0] & 0xFFFFFFFF]:
+            size = _pop(space.heap, size)
+        if size == 0 or space.heap[0] >> 32 >= best:
             break
-        own, cost = far_partners[far], costs[far]
+        other, cost = space.heap[0] & 0xFFFFFFFF, space.heap[0] >> 32
+        size = _pop(space.heap, size)
+        pixel = far.partners[other]
     for index in range(num_reached):
-        own, slack = reached[0, index], best - reached[1, index]
-        prices[own] -= slack
-        if own != root:
-            far_prices[partners[own]] += slack
+        pixel, slack = space.reached[0, index], best - space.reached[1, index]
+        own.prices[pixel] -= slack
+        if pixel != root:
+            far.prices[own.partners[pixel]] += slack
     if new >= 0:
-        _flip(root, new, partners, far_partners, vias)
+        _flip(root, new, own, far, space)
     elif last != root:
-        far = partners[last]
-        partners[last] = -1
-        _flip(root, far, partners, far_partners, vias)
+        other = own.partners[last]
+        own.partners[last] = -1
+        _flip(root, other, own, far, space)
     return best, last, new
 
 
 @compiled
-def _flip(root, far, partners, far_partners, vias):  # type: ignore[no-untyped-def]
-    """Give each pixel on the path to `far` its next partner."""
+def _flip(root: int, end: int, own: Side, far: Side, space: Space) -> None:
+    """Give each own pixel on the path from `root` to the far pixel `end` its next partner."""
+    other = end
     while True:
-        own = vias[far]
-        following = partners[own]
-        partners[own], far_partners[far] = far, own
-        if own == root:
+        pixel = space.vias[other]
+        following = own.partners[pixel]
+        own.partners[pixel], far.partners[other] = other, pixel
+        if pixel == root:
             return
-        far = following
+        other = following
 
 
 @compiled
-def _push(heap, size, key):  # type: ignore[no-untyped-def]
+def _push(heap: LongArray, size: int, key: int) -> int:
+    """Add a key to the `size` keys of a heap; returns how many there are then."""
     place = size
     while place > 0 and heap[(place - 1) >> 1] > key:
         heap[place] = heap[(place - 1) >> 1]
@@ -231,8 +299,8 @@ def _push(heap, size, key):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _pop(heap, size):  # type: ignore[no-untyped-def]
-    """Remove the smallest key, `heap[0]`."""
+def _pop(heap: LongArray, size: int) -> int:
+    """Remove the smallest key, `heap[0]`; returns how many are left."""
     size -= 1
     key, place = heap[size], 0
     while 2 * place + 1 < size:

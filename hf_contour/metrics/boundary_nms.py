@@ -49,9 +49,11 @@ def triangle_smoothed(values: FloatArray, radius: int) -> FloatArray:
     for axis in range(2):
         length = values.shape[axis]
         padded = np.pad(values, [(radius, radius) if side == axis else (0, 0) for side in range(2)], mode="symmetric")
-        shifted = (padded[start : start + length] if axis == 0 else padded[:, start : start + length]
-                   for start in range(2 * radius + 1))  # fmt: skip
-        values = sum(np.float32(weight) * part for weight, part in zip(weights, shifted, strict=True))
+        shifted = [padded[start : start + length] if axis == 0 else padded[:, start : start + length]
+                   for start in range(2 * radius + 1)]  # fmt: skip
+        values = np.zeros_like(values)
+        for weight, part in zip(weights.astype(np.float32), shifted, strict=True):
+            values += weight * part
     return values
 
 
@@ -71,7 +73,9 @@ def _difference(values: FloatArray, axis: int) -> FloatArray:
 
 
 @compiled
-def _suppress(probs, cosines, sines, multiplier, frame):  # type: ignore[no-untyped-def]
+def _suppress(
+    probs: FloatArray, cosines: FloatArray, sines: FloatArray, multiplier: np.float32, frame: int
+) -> FloatArray:
     """`edgesNmsMex` with radius 1."""
     height, width = probs.shape
     crests = np.zeros_like(probs)
@@ -99,7 +103,7 @@ def _suppress(probs, cosines, sines, multiplier, frame):  # type: ignore[no-unty
 
 
 @compiled
-def _interpolated(values, down, across):  # type: ignore[no-untyped-def]
+def _interpolated(values: FloatArray, down: np.float32, across: np.float32) -> np.float32:
     """Bilinear value at a place, which is first brought 1.001 pixels inside the far sides, as in the original."""
     height, width = values.shape
     down = np.float32(max(min(down, height - 1.001), 0.0))

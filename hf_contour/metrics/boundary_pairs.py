@@ -12,33 +12,36 @@ from numpy.typing import NDArray
 
 from hf_contour.metrics.compiled import compiled
 
+IntArray = NDArray[np.int32]
+LongArray = NDArray[np.int64]
+
 # The original scales distances by 100 and rounds them to integers.
 UNITS_PER_PIXEL = 100
 # Cost of an unmatched pixel, in units of the largest distance (`correspondPixels`).
 OUTLIER_COST = 100
 
 
-class Pairs(NamedTuple):
-    """Pairs from the side of the predicted pixels, and the same from the side of the drawn ones.
+class Rows(NamedTuple):
+    """Pairs, row after row.
 
     `gains` is what a match is worth: the cost of an outlier less the distance, in hundredths of a pixel, always > 0.
     """
 
-    starts: NDArray[np.int64]  # (N + 1,)
-    columns: NDArray[np.int32]  # (E,)
-    gains: NDArray[np.int32]  # (E,)
-    drawn_starts: NDArray[np.int64]  # (M + 1,)
-    drawn_columns: NDArray[np.int32]  # (E,)
-    drawn_gains: NDArray[np.int32]  # (E,)
+    starts: LongArray  # (rows + 1,)
+    columns: IntArray  # (E,)
+    gains: IntArray  # (E,)
 
 
-def pixel_pairs(predicted: NDArray[np.int64], annotation: NDArray[np.bool_], reach: float) -> Pairs:
+def pixel_pairs(predicted: LongArray, annotation: NDArray[np.bool_], reach: float) -> tuple[Rows, Rows]:
     """Find all pairs within a distance.
 
     Args:
         predicted: `(N,)` places `row * W + column`, ascending, each once.
         annotation: `(H, W)` boolean, the drawn pixels.
         reach: largest distance in pixels, >= 0.
+
+    Returns:
+        The pairs, one row per predicted pixel, and the same pairs, one row per drawn pixel.
 
     Raises:
         ImportError: If Numba is not installed.
@@ -51,9 +54,8 @@ def pixel_pairs(predicted: NDArray[np.int64], annotation: NDArray[np.bool_], rea
     gains = np.where(distances <= reach, outlier - np.rint(UNITS_PER_PIXEL * distances), 0).astype(np.int32)
     numbers = np.full(annotation.shape, -1, np.int32)
     numbers.reshape(-1)[predicted] = np.arange(len(predicted), dtype=np.int32)
-    drawn_starts, drawn_columns, drawn_gains = _near_pixels(np.argwhere(annotation), numbers, gains)
-    starts, columns, transposed_gains = _transpose(len(predicted), drawn_starts, drawn_columns, drawn_gains)
-    return Pairs(starts, columns, transposed_gains, drawn_starts, drawn_columns, drawn_gains)
+    drawn_rows = Rows(*_near_pixels(np.argwhere(annotation), numbers, gains))
+    return Rows(*_transpose(len(predicted), *drawn_rows)), drawn_rows
 
 
 def outlier_cost(reach: float) -> int:
@@ -62,7 +64,7 @@ def outlier_cost(reach: float) -> int:
 
 
 @compiled
-def _near_pixels(drawn, numbers, gains):  # type: ignore[no-untyped-def]
+def _near_pixels(drawn: LongArray, numbers: IntArray, gains: IntArray) -> tuple[LongArray, IntArray, IntArray]:
     """For each drawn pixel `(M, 2)` the numbered pixels of `numbers` `(H, W)` at which `gains` is above 0."""
     height, width = numbers.shape
     radius = len(gains) - 1
@@ -91,7 +93,10 @@ def _near_pixels(drawn, numbers, gains):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _transpose(num_columns, starts, columns, gains):  # type: ignore[no-untyped-def]
+def _transpose(
+    num_columns: int, starts: LongArray, columns: IntArray, gains: IntArray
+) -> tuple[LongArray, IntArray, IntArray]:
+    """The same pairs, from the side of the columns."""
     turned_starts = np.zeros(num_columns + 1, np.int64)
     for entry in range(len(columns)):
         turned_starts[columns[entry] + 1] += 1

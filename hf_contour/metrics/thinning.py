@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hf_contour.metrics.compiled import compiled
 
 BoolArray = NDArray[np.bool_]
+ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int64]
 
 
@@ -54,7 +55,7 @@ def thinned_changes(
 
     Returns:
         `changes` `(C,)`: a pixel's place `row * W + column` + 1 where it appears, minus that where it vanishes;
-        `starts` `(T + 1,)`: the changes at threshold `k` are `changes[starts[T - 1 - k]:starts[T - k]]`;
+        `steps` `(T + 1,)`: the changes at threshold `k` are `changes[steps[T - 1 - k]:steps[T - k]]`;
         `sizes` `(T,)`: pixels of each thinned map.
 
     Raises:
@@ -67,11 +68,11 @@ def thinned_changes(
     reaching = np.maximum(thresholds, np.finfo(np.float64).eps)
     numbers = np.searchsorted(-values[places], -reaching, side="right")
     pixels = (places // width + 1) * (width + 2) + places % width + 1
-    changes, starts, sizes = _list_changes(
+    changes, steps, sizes = _list_changes(
         pixels, numbers, (edge_probs.shape[0] + 2) * (width + 2), width + 2, thinning, _DELETED
     )
     rows, columns = np.divmod(np.abs(changes) - 1, width + 2)
-    return np.sign(changes) * ((rows - 1) * width + columns), starts, sizes
+    return np.sign(changes) * ((rows - 1) * width + columns), steps, sizes
 
 
 def _deletion_tables() -> NDArray[np.bool_]:
@@ -96,7 +97,8 @@ _DELETED = _deletion_tables()
 
 
 @compiled
-def _neighbour_bits(filled, width, pixel):  # type: ignore[no-untyped-def]
+def _neighbour_bits(filled: ByteArray, width: int, pixel: int) -> int:
+    """The eight neighbours, as the tables number them."""
     return (
         filled[pixel + 1]
         | filled[pixel - width + 1] << 1
@@ -110,7 +112,9 @@ def _neighbour_bits(filled, width, pixel):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _thin_in_place(filled, width, pixels, lists, marks, deleted):  # type: ignore[no-untyped-def]
+def _thin_in_place(
+    filled: ByteArray, width: int, pixels: IntArray, lists: IntArray, marks: ByteArray, deleted: BoolArray
+) -> None:
     """Thin a framed flat map.
 
     Args:
@@ -153,7 +157,9 @@ def _thin_in_place(filled, width, pixels, lists, marks, deleted):  # type: ignor
 
 
 @compiled
-def _list_changes(pixels, numbers, num_places, width, thinning, deleted):  # type: ignore[no-untyped-def]
+def _list_changes(
+    pixels: IntArray, numbers: IntArray, num_places: int, width: int, thinning: bool, deleted: BoolArray
+) -> tuple[IntArray, IntArray, IntArray]:
     """`thinned_changes` on a framed flat map.
 
     Args:
@@ -168,7 +174,7 @@ def _list_changes(pixels, numbers, num_places, width, thinning, deleted):  # typ
     lists, marks = np.empty((2, len(pixels)), np.int64), np.zeros((2, num_places), np.uint8)
     changes, num_changes = np.empty(2 * len(pixels) + 1, np.int64), 0
     num_thresholds = len(numbers)
-    starts, sizes = np.zeros(num_thresholds + 1, np.int64), np.zeros(num_thresholds, np.int64)
+    steps, sizes = np.zeros(num_thresholds + 1, np.int64), np.zeros(num_thresholds, np.int64)
     size, number = 0, 0
     for threshold in range(num_thresholds - 1, -1, -1):
         if numbers[threshold] > number:
@@ -189,5 +195,5 @@ def _list_changes(pixels, numbers, num_places, width, thinning, deleted):  # typ
                     num_changes += 1
                     size += sign
                     before[pixel] = filled[pixel]
-        starts[num_thresholds - threshold], sizes[threshold] = num_changes, size
-    return changes[:num_changes].copy(), starts, sizes
+        steps[num_thresholds - threshold], sizes[threshold] = num_changes, size
+    return changes[:num_changes].copy(), steps, sizes
