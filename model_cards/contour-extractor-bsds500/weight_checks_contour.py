@@ -37,11 +37,15 @@ register_module_parameter_registration_hook(_count_planned)
 
 
 @contextmanager
-def limited_weights() -> Iterator[None]:
-    """Raises `ValueError` as soon as the block has planned more weights than a config may ask for."""
+def limited_weights() -> Iterator[_Planned]:
+    """Raises `ValueError` as soon as the block has planned more weights than a config may ask for.
+
+    Yields:
+        What has been planned so far, as `weights`.
+    """
     outer, _planned.weights = _planned.weights, 0
     try:
-        yield
+        yield _planned
     finally:
         _planned.weights = outer
 
