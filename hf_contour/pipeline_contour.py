@@ -2,15 +2,23 @@
 
 import base64
 import binascii
+from collections.abc import Iterator, Mapping, Sized
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from huggingface_hub.utils import get_session
+from PIL import Image
+from torch.utils.data import Dataset
 from transformers import ImageClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .image_opening_contour import ImageReadError, ImageSource
 
 TASK = "image-classification"
+ON_ERROR = ("raise", "report")
+SOURCE_TYPES = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor)
 
 
 class ContourImageClassificationPipeline(ImageClassificationPipeline):
@@ -19,31 +27,121 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
     The standard pipeline opens pictures itself: 16-bit ones come out white, floating ones black, transparent
     pixels show whatever lies under them. With a processor that opens pictures (one that has `process_image`
     taking paths, known by its class's name, as a copy of it can come from a saved folder) the source is handed
-    on as it is: a path, bytes, an http(s) address, a `data:` address, a Pillow picture, an array or a tensor.
-    With any other processor it behaves as its parent.
+    on as it is: a path, bytes, an http(s) address, a `data:` address, a Pillow picture, an array, a tensor, or
+    the `{"bytes", "path"}` of a data set's undecoded picture. With any other processor it behaves as its parent.
+
+    A picture that cannot be read costs only itself. Of a list, a generator or a data set the others are
+    classified, in order and in batches of any size, and in its place stands
+
+        [{"label": None, "score": None, "error": "shirt.jpg: an HTML page; expected a picture in one of ..."}]
+
+    so `[result for result in results if "error" not in result[0]]` are the good ones. A picture given alone
+    raises `ImageReadError`. `on_error="raise"` or `on_error="report"`, given to `pipeline(...)` or to a call,
+    chooses one of the two for both cases.
     """
+
+    @property
+    def _opens_pictures(self) -> bool:
+        return type(self.image_processor).__name__ == "ContourImageProcessor"
 
     def check_model_type(self, supported_models: list[str] | dict[str, Any]) -> None:
         """Passes models of this package, which the parent's fixed list of names cannot hold."""
         if self.model.config.model_type != "contour_gender":
             super().check_model_type(supported_models)
 
-    def preprocess(self, image: ImageSource, timeout: float | None = None) -> Any:
+    def _sanitize_parameters(self, on_error: str | None = None, **parameters: Any) -> Any:
+        preprocess, forward, postprocess = super()._sanitize_parameters(**parameters)
+        if on_error is None:
+            return preprocess, forward, postprocess
+        if on_error not in ON_ERROR:
+            raise ValueError(f"on_error is {on_error!r}; expected one of {', '.join(ON_ERROR)}.")
+        if not self._opens_pictures:
+            raise ValueError(
+                f"on_error came with a {type(self.image_processor).__name__}; it needs a ContourImageProcessor. "
+                "Leave it out, or give the pipeline image_processor=ContourImageProcessor(...)."
+            )
+        return {**preprocess, "on_error": on_error}, forward, postprocess
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[Any]:
+        """Results of several pictures; bad ones are reported unless `on_error` says otherwise."""
+        if self._opens_pictures:
+            preprocess_params = {"on_error": "report", **preprocess_params}
+            if isinstance(inputs, Sized) and preprocess_params["on_error"] == "report":
+                inputs = _ReadableItems(inputs)
+        return super().get_iterator(
+            inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params
+        )
+
+    def preprocess(self, image: Any, timeout: float | None = None, on_error: str = "raise") -> Any:
         """Opens one picture.
 
+        Args:
+            image: an `ImageSource`, an address, or a mapping with `bytes` and `path`.
+            timeout: of a download, in seconds; None waits as long as it takes.
+            on_error: "report" hands an unreadable picture on as no pixels and the reason.
+
         Returns:
-            `pixel_values` of `(1, 3, H, W)`, in the model's type.
+            `pixel_values` of `(1, 3, H, W)`, in the model's type; with "report" also `error`, None or the reason.
 
         Raises:
-            ImageReadError: If it cannot be read; the message names it.
+            ImageReadError: If it cannot be read and is not to be reported; the message names it.
         """
-        if type(self.image_processor).__name__ != "ContourImageProcessor":
+        if not self._opens_pictures:
             return super().preprocess(image, timeout=timeout)
-        if isinstance(image, str) and image.startswith(("http://", "https://")):
-            image = _download(image, timeout)
-        elif isinstance(image, str) and image.startswith("data:"):
-            image = _decode_data_address(image)
-        return self.image_processor(images=image, return_tensors="pt").to(self.dtype)
+        try:
+            source = _source(image, timeout)
+            inputs = self.image_processor(images=source, return_tensors="pt").to(self.dtype)
+        except ValueError as error:
+            # By name: the processor, and with it its error, can be the copy of a saved folder.
+            if on_error == "raise" or type(error).__name__ != "ImageReadError":
+                raise
+            # Empty tensors of one dimension are passed over when pictures are put together (torch.cat).
+            return {"pixel_values": torch.empty(0, dtype=self.dtype), "error": str(error)}
+        return {"pixel_values": inputs["pixel_values"], "error": None} if on_error == "report" else inputs
+
+    def _forward(self, model_inputs: Mapping[str, Any]) -> Any:
+        """Runs the pictures that could be read; rows of the others stay NaN and carry their `error`."""
+        if "error" not in model_inputs:
+            return super()._forward(model_inputs)
+        errors = model_inputs["error"]
+        errors = errors if isinstance(errors, list) else [errors]  # one picture alone is not put in a list
+        logits = torch.full((len(errors), self.model.config.num_labels), torch.nan)
+        good = [place for place, error in enumerate(errors) if error is None]
+        if good:
+            logits[good] = self.model(pixel_values=model_inputs["pixel_values"]).logits.to(logits)
+        return {"logits": logits, "error": errors}
+
+    def postprocess(self, model_outputs: Mapping[str, Any], **parameters: Any) -> list[dict[str, Any]]:
+        """Labels with scores, best first; for a picture that could not be read one entry with the `error`."""
+        error = model_outputs.get("error")
+        error = error[0] if isinstance(error, list) else error
+        if error is not None:
+            return [{"label": None, "score": None, "error": error}]
+        return super().postprocess(model_outputs, **parameters)
+
+
+class _ReadableItems(Dataset[Any]):
+    """A list or data set; an item that it cannot give (it decodes pictures itself) comes as an `ImageReadError`."""
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.items[index]
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return ImageReadError(f"item {index}: cannot be read ({error}); expected a picture.")
 
 
 def register_pipeline() -> None:
@@ -53,6 +151,25 @@ def register_pipeline() -> None:
     `register_pipeline` would drop them, warn, and make every saved pipeline carry this file.
     """
     PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] = ContourImageClassificationPipeline
+
+
+def _source(image: Any, timeout: float | None) -> ImageSource:
+    """What the processor can open, of whatever came."""
+    if isinstance(image, ImageReadError):
+        raise image
+    if isinstance(image, Mapping):
+        content = image.get("bytes")
+        image = content if content is not None else image.get("path")
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        return _download(image, timeout)
+    if isinstance(image, str) and image.startswith("data:"):
+        return _decode_data_address(image)
+    if not isinstance(image, SOURCE_TYPES):
+        raise ImageReadError(
+            f"a picture came as {type(image).__name__}; "
+            "expected a path, an address, bytes, a Pillow picture, an array or a tensor."
+        )
+    return image
 
 
 def _download(address: str, timeout: float | None) -> bytes:

@@ -9,8 +9,13 @@
 
 and, with a colour transform, `"colour"`: four integers that `ColourAudit.from_codes` counts. A sample is a function of
 (seed, epoch, row): workers, processes and restarts do not change a bit of it.
+
+With `skip_bad_pictures` a row whose picture cannot be read costs only itself. In a source with a length the next
+good row, counted on from the last to the first, takes its place, and the draws of the place are kept; so a sample is
+still a function of (seed, epoch, row). A stream goes on to the next row. `bad_pictures()` names what was left out.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +27,10 @@ from hf_contour.data.annotations import consensus
 from hf_contour.data.augment import Augmentation
 from hf_contour.data.colour import ColourTransform
 from hf_contour.data.rows import DecodedRow, DrawnSample, RowDrawer, row_name
-from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
 from hf_contour.loss_contour import IGNORE_LABEL
+
+logger = logging.getLogger(__name__)
 
 STAGES = ("contour", "gender")
 
@@ -117,6 +124,36 @@ class SharedEpoch:
         self._number.fill_(epoch)
 
 
+class BadRows:
+    """Marks on the rows whose pictures cannot be read, in memory that worker processes share.
+
+    Args:
+        num_rows: of the source.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self._marks = torch.zeros(num_rows, dtype=torch.bool).share_memory_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._marks.share_memory_()
+
+    def __contains__(self, index: int) -> bool:
+        return bool(self._marks[index])
+
+    def __len__(self) -> int:
+        return int(self._marks.sum())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._marks.nonzero().flatten().tolist())
+
+    def add(self, index: int, reason: object) -> None:
+        """Mark a row; said in the log when it is new."""
+        if index not in self:
+            logger.warning("%s; the row is left out of training.", str(reason).rstrip("."))
+        self._marks[index] = True
+
+
 class ContourSamples(Dataset[dict[str, Any]]):
     """Samples of a source with a length.
 
@@ -128,9 +165,11 @@ class ContourSamples(Dataset[dict[str, Any]]):
         colour: applied to the augmented picture, or None.
         seed: of every random choice.
         cache: read the whole source now and keep it decoded in memory (BSDS500: 0.6 MB a picture).
+        skip_bad_pictures: let the next good row take the place of one whose picture cannot be read.
 
     Raises:
         ValueError: If the source lacks a column that the stage needs.
+        ImageReadError: With a cache, if a picture cannot be read and is not to be skipped.
     """
 
     def __init__(
@@ -143,12 +182,16 @@ class ContourSamples(Dataset[dict[str, Any]]):
         colour: ColourTransform | None = None,
         seed: int = 0,
         cache: bool = False,
+        skip_bad_pictures: bool = False,
     ) -> None:
         self.source = source
         drawing = {"num_samples": len(source), "augmentation": augmentation, "colour": colour, "seed": seed}
         self.builder = SampleBuilder(processor, stage, source.features, **drawing)
         self._epoch = SharedEpoch()
-        self._cached = [self.builder.decode(row, index) for index, row in enumerate(source)] if cache else None
+        self._bad_rows = BadRows(len(source)) if skip_bad_pictures else None
+        self._cached: list[DecodedRow | None] | None = None
+        if cache:
+            self._cached = [self._decode(row, index) for index, row in enumerate(source)]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -163,8 +206,32 @@ class ContourSamples(Dataset[dict[str, Any]]):
         self._epoch.value = epoch
 
     def decoded(self, index: int) -> DecodedRow:
-        """The row as read, from memory if it is kept there."""
-        return self._cached[index] if self._cached is not None else self.builder.decode(self.source[index], index)
+        """The row as read, from memory if it is kept there, or the one that takes its place.
+
+        Raises:
+            ImageReadError: If its picture cannot be read and is not to be skipped, or if no row's can.
+        """
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            if self._bad_rows is not None and place in self._bad_rows:
+                continue
+            cached = self._cached[place] if self._cached is not None else None
+            decoded = cached if cached is not None else self._decode(self.source[place], place)
+            if decoded is not None:
+                return decoded
+        first = next(iter(self.bad_pictures().values()), "the source is empty")
+        raise ImageReadError(f"none of the {len(self)} rows has a picture that can be read; the first: {first}")
+
+    def bad_pictures(self) -> dict[str, str]:
+        """Rows that were left out so far, by this process and its workers: name and reason, in their order."""
+        found = {}
+        for index in self._bad_rows or ():
+            row = self.source[index]
+            try:
+                self.builder.decode(row, index)
+            except ImageReadError as error:
+                found[row_name(row, index)] = str(error)
+        return found
 
     def drawn(self, index: int) -> DrawnSample:
         """The sample before the processor, for looking at and for writing it out."""
@@ -172,6 +239,16 @@ class ContourSamples(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.builder.build(self.decoded(index), index, epoch=self.epoch)
+
+    def _decode(self, row: Mapping[str, Any], index: int) -> DecodedRow | None:
+        """A row as read, None where its picture cannot be and is to be skipped."""
+        try:
+            return self.builder.decode(row, index)
+        except ImageReadError as error:
+            if self._bad_rows is None:
+                raise
+            self._bad_rows.add(index, error)
+            return None
 
 
 class ContourStream(IterableDataset[dict[str, Any]]):
@@ -190,8 +267,11 @@ class ContourStream(IterableDataset[dict[str, Any]]):
         augmentation: Augmentation | None = None,
         colour: ColourTransform | None = None,
         seed: int = 0,
+        skip_bad_pictures: bool = False,
     ) -> None:
         self.source = source
+        self.skip_bad_pictures = skip_bad_pictures
+        self._bad_pictures: dict[str, str] = {}
         drawing = {"num_samples": None, "augmentation": augmentation, "colour": colour, "seed": seed}
         self.builder = SampleBuilder(processor, stage, source.features, **drawing)
         self._epoch = SharedEpoch()
@@ -207,9 +287,26 @@ class ContourStream(IterableDataset[dict[str, Any]]):
         self.source.set_epoch(epoch)
         # `iter`, unlike iterating over the source, does not deal its files out to the workers: positions stay global.
         for index, batch in enumerate(self.source.iter(batch_size=1)):
-            if index % share == number:
-                row = {name: values[0] for name, values in batch.items()}
-                yield self.builder.build(self.builder.decode(row, index), index, epoch=epoch)
+            if index % share != number:
+                continue
+            row = {name: values[0] for name, values in batch.items()}
+            try:
+                decoded = self.builder.decode(row, index)
+            except ImageReadError as error:
+                self._leave_out(row_name(row, index), error)
+                continue
+            yield self.builder.build(decoded, index, epoch=epoch)
+
+    def bad_pictures(self) -> dict[str, str]:
+        """Rows that this process left out so far: name and reason; those of a worker stand in its log alone."""
+        return dict(self._bad_pictures)
+
+    def _leave_out(self, name: str, error: ImageReadError) -> None:
+        if not self.skip_bad_pictures:
+            raise error
+        if name not in self._bad_pictures:
+            logger.warning("%s; the row is left out of training.", str(error).rstrip("."))
+        self._bad_pictures[name] = str(error)
 
 
 def collate_contour(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
