@@ -1,6 +1,6 @@
 """Write a larger data set: the pictures as they are, and changed copies of them.
 
-    python scripts/augment_data.py --data FOLDER --recipe scripts/recipes/contour_bsds500.yaml --copies 4 \
+    python scripts/augment_data.py --data FOLDER --recipe scripts/recipes/contour_tiny.yaml --copies 4 \
         --split train --output enlarged
 
 The recipe is one of training; its `augmentation` and `colour` are used (with `--stage`, those of that stage), the rest

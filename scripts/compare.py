@@ -1,7 +1,7 @@
 """Train and evaluate the variants of a plan under one budget, and write model_cards/results/NAME.json.
 
-    python scripts/compare.py --plan scripts/recipes/ablation_contour.yaml --data FOLDER
-    python scripts/compare.py --plan scripts/recipes/ablation_contour.yaml --data FOLDER --only reference nearest
+    python scripts/compare.py --plan scripts/plans/ablation_contour.yaml --data FOLDER
+    python scripts/compare.py --plan scripts/plans/ablation_contour.yaml --data FOLDER --only reference nearest
 
 The contour ablation takes about an hour and a half on one CPU core. The same command goes on after a stop; it may be
 given several times at once, and each process takes the runs that no other is making. The last one writes the results

@@ -1,6 +1,6 @@
 r"""Put a finished training's results and curve where readers find them.
 
-    python scripts/report_training.py --folder runs/bsds500/contour --name train_contour_bsds500
+    python scripts/report_training.py --folder runs/contour-extractor-base/contour --name train_contour_base
 
 writes model_cards/results/NAME.json and model_cards/NAME.png; takes a second. Needs the extra `plots`.
 """

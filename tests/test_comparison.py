@@ -1,6 +1,7 @@
 """Variants of a plan: what is shared, what differs, what is kept, and that finished runs are not made again."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ import yaml
 from tiny_training import EXTRACTOR, write_source
 from torch import nn
 
+from hf_contour import ContourExtractorConfig
 from hf_contour.comparison import Plan, comparison_results, merged, planned_runs, read_plan, run_comparison
 from hf_contour.speed import median_ratio, multiply_adds, time_side_by_side
 
+ROOT = Path(__file__).parents[1]
 RECIPE = {
     "stage": "contour",
     "validation_split": None,
@@ -57,6 +60,16 @@ def test_a_file_that_is_no_plan_is_named(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_plan(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts" / "plans").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_plans_that_are_shipped_are_read(path):
+    plan = read_plan(path)
+    runs = planned_runs(plan, output_dir="runs", settings={"data": "source"})
+    assert plan.name == path.stem
+    assert len({run.arguments.folder for run in runs}) == len(runs) > len(plan.variants) > 1
+    for run in runs:
+        ContourExtractorConfig(**run.arguments.mapping("model"))
 
 
 def test_a_setting_that_is_none_names_its_variant():

@@ -122,5 +122,10 @@ def test_every_setting_is_a_flag_with_help(capsys):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_that_are_shipped_are_read(path):
     stages = parse_arguments(["--recipe", str(path)])
-    expected = {"garments": ["contour", "gender"], "contour_bsds500": ["contour"], "gender_myntra": ["gender"]}
+    expected = {
+        "garments": ["contour", "gender"],
+        "contour_base": ["contour"],
+        "contour_tiny": ["contour"],
+        "gender_myntra": ["gender"],
+    }
     assert [arguments.stage for arguments in stages] == expected.get(path.stem, [stages[0].stage])
