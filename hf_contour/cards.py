@@ -32,7 +32,7 @@ MODEL_TYPE_TASKS = {"contour_gender": CLASSIFICATION, "contour_extractor": CONTO
 # Scores that go into the header, by task.
 INDEXED_SCORES = {
     CLASSIFICATION: ("accuracy", "balanced_accuracy", "roc_auc", "brier_score", "expected_calibration_error"),
-    CONTOURS: ("loss", "pixel_f1"),
+    CONTOURS: ("ods", "ois", "ap", "loss", "pixel_f1"),
 }
 
 
