@@ -24,7 +24,7 @@ def are_finite(tensors: Iterable[Tensor]) -> Tensor:
     if not floats:
         return torch.tensor(True)
     magnitudes = torch._foreach_norm(floats, ord=math.inf)  # NaN where there is one
-    return torch.isfinite(torch.stack([magnitude.float() for magnitude in magnitudes])).all()
+    return torch.stack([torch.isfinite(magnitude) for magnitude in magnitudes]).all()
 
 
 def input_is_finite(batch: Batch) -> Tensor:
@@ -45,6 +45,8 @@ def optimizer_is_finite(optimizer: Optimizer) -> bool:
 
 def non_finite_names(model: nn.Module, limit: int = 3) -> str:
     """The first weights and buffers of a model that are not finite, as words; empty if all are."""
+    if model_is_finite(model):
+        return ""
     names = [name for name, tensor in model.state_dict().items() if not are_finite([tensor])]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
