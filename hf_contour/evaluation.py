@@ -1,27 +1,27 @@
 """One evaluation, from its settings to a results file."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import PreTrainedConfig
 
+from hf_contour.class_evaluation import ClassEvaluationSettings, class_scores
+from hf_contour.class_predictions import ClassPredictions, write_predictions
+from hf_contour.class_summary import class_summary
 from hf_contour.contour_evaluation import contour_scores
-from hf_contour.data.samples import ContourSamples, collate_gender
+from hf_contour.data.samples import ContourSamples
 from hf_contour.data.silhouettes import embedded_dataset
 from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.metrics.boundary import MAX_DIST, protocol
-from hf_contour.metrics.classification import ScoreSettings, classification_scores, multilabel_scores
+from hf_contour.metrics.classification import ScoreSettings
+from hf_contour.metrics.slices import MIN_SLICE
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.results import (
@@ -65,13 +65,27 @@ class EvaluationArguments:
     seed: int = _setting(0, "seed of the bootstrap, and of the drawn garments")
     num_resamples: int = _setting(2000, "resamples of the bootstrap")
     num_bins: int = _setting(15, "bins of the expected calibration error")
+    slices: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "score parts of the split too: 'column' (each value, or thirds of numbers) or 'column<=0.5'; "
+            "brightness and aspect_ratio are measured where the data does not have them"
+        },
+    )
+    min_slice: int = _setting(MIN_SLICE, "values of a column with fewer pictures are scored together")
+    disturbances: bool = _setting(
+        False, "measure what colours and contours contribute: seven more passes, one of double length"
+    )
+    predictions: str | None = _setting(None, "file (.npz) for what was predicted, which compare_models.py reads")
+    id_column: str | None = _setting(None, "column that names the rows in that file; default: their positions")
     boundary_benchmark: bool = _setting(True, "score contours by the boundary benchmark too (ODS, OIS, AP, R50)")
     benchmark_processes: int = _setting(1, "processes of the benchmark beside each process that runs the model")
     max_dist: float = _setting(MAX_DIST, "largest distance of a match in the benchmark, as a share of the diagonal")
     cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
 
     def __post_init__(self) -> None:
-        lowest = {"batch_size": 1, "max_samples": 0, "num_workers": 0, "seed": 0, "benchmark_processes": 1}
+        lowest = dict.fromkeys(("batch_size", "benchmark_processes", "min_slice"), 1)
+        lowest |= dict.fromkeys(("max_samples", "num_workers", "seed"), 0)
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}.")
@@ -79,6 +93,8 @@ class EvaluationArguments:
             raise ValueError(f"embedded_size is {self.embedded_size}; expected a height and a width.")
         if not 0 <= self.max_dist <= 1:
             raise ValueError(f"max_dist is {self.max_dist}; expected a share of the diagonal, such as {MAX_DIST}.")
+        if self.predictions and Path(self.predictions).suffix != ".npz":
+            raise ValueError(f"predictions is {self.predictions!r}; expected a file whose name ends in .npz.")
 
     @property
     def results_name(self) -> str:
@@ -113,8 +129,12 @@ def evaluate(arguments: EvaluationArguments, *, command: str) -> Results:
     source = load_split(arguments, label_names=list(model.config.id2label.values()) if is_classifier else None)
     samples = ContourSamples(source, processor, stage="gender" if is_classifier else "contour")
     weights_sha256 = state_dict_sha256(model.state_dict())
-    model = model.to(accelerator.device).eval()
-    scores = (_class_scores if is_classifier else _contour_scores)(model, samples, accelerator, arguments)
+    model = model.float().to(accelerator.device).eval()
+    predictions = None
+    if is_classifier:
+        scores, predictions = _class_scores(model, samples, accelerator, arguments)
+    else:
+        scores = _contour_scores(model, samples, accelerator, arguments)
     results = Results(
         name=arguments.results_name,
         task=CLASSIFICATION if is_classifier else CONTOURS,
@@ -143,6 +163,9 @@ def evaluate(arguments: EvaluationArguments, *, command: str) -> Results:
     )
     if accelerator.is_main_process:
         write_results(results, arguments.results_path)
+        if arguments.predictions and predictions is not None:
+            described = replace(predictions, model=results.model, data=results.data)
+            write_predictions(described, Path(arguments.predictions))
     accelerator.wait_for_everyone()
     return results
 
@@ -192,58 +215,18 @@ def load_split(arguments: EvaluationArguments, *, label_names: list[str] | None)
     return source.select(range(min(limit, len(source)))) if limit else source
 
 
-def predict_logits(
-    model: nn.Module, loader: DataLoader, accelerator: Accelerator, *, progress: Callable[[], Any]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels of a split, on every process, in the order of the rows and each row once.
-
-    Args:
-        model: gives `logits` `(B, K)`; in evaluation mode.
-        loader: prepared; batches of `pixel_values`, `labels` and `index`.
-        accelerator: gathers over the processes.
-        progress: called after each batch.
-
-    Returns:
-        `(N, K)` float32 and `(N,)`, or `(N, K)` for several labels, on the CPU.
-    """
-    gathered = []
-    with torch.inference_mode():
-        for batch in loader:
-            logits = model(pixel_values=batch["pixel_values"]).logits.float()
-            rows = accelerator.gather_for_metrics((batch["index"], logits, batch["labels"]))
-            gathered.append([part.cpu() for part in rows])
-            progress()
-    index, logits, labels = (torch.cat(parts) for parts in zip(*gathered, strict=True))
-    order = index.argsort()
-    return logits[order], labels[order]
-
-
 def _class_scores(
     model: nn.Module,
     samples: ContourSamples,
     accelerator: Accelerator,
     arguments: EvaluationArguments,
-) -> dict[str, Any]:
-    if arguments.group_column not in (None, *samples.source.column_names):
-        raise ValueError(f"group_column is {arguments.group_column!r}; the data has {samples.source.column_names}.")
-    groups = samples.source[arguments.group_column][:] if arguments.group_column else None
-    loader = accelerator.prepare(
-        DataLoader(
-            samples, batch_size=arguments.batch_size, num_workers=arguments.num_workers, collate_fn=collate_gender
-        )
+) -> tuple[dict[str, Any], ClassPredictions]:
+    names = ("batch_size", "num_workers", "group_column", "id_column", "slices", "min_slice", "disturbances", "seed")
+    settings = ClassEvaluationSettings(
+        **{name: getattr(arguments, name) for name in names},
+        scores=ScoreSettings(num_bins=arguments.num_bins, num_resamples=arguments.num_resamples, seed=arguments.seed),
     )
-    with tqdm(total=len(loader), desc="batches", disable=not accelerator.is_local_main_process) as bar:
-        logits, labels = predict_logits(model, loader, accelerator, progress=bar.update)
-    settings = ScoreSettings(num_bins=arguments.num_bins, num_resamples=arguments.num_resamples, seed=arguments.seed)
-    context: dict[str, Any] = {
-        "class_names": list(model.config.id2label.values()),
-        "groups": groups,
-        "settings": settings,
-    }
-    if labels.ndim == 2:
-        return multilabel_scores(logits.double().sigmoid().numpy(), labels.long().numpy(), **context).to_dict()
-    probabilities = logits.double().softmax(dim=1).numpy()
-    return classification_scores(probabilities, labels.numpy(), **context).to_dict()
+    return class_scores(model, samples, accelerator, settings)
 
 
 def _contour_scores(
@@ -291,6 +274,7 @@ def portable_path(path: str) -> str:
 
 
 def summary(results: Results) -> str:
-    """The figures in a few lines of text."""
+    """The figures in a few lines of text, and of a classifier a table of the parts of the split."""
     single = {key: value for key, value in results.scores.items() if isinstance(value, int | float)}
-    return json.dumps({"data": results.data} | single, indent=2)
+    text = json.dumps({"data": results.data} | single, indent=2)
+    return f"{text}\n\n{class_summary(results.scores)}" if results.task == CLASSIFICATION else text

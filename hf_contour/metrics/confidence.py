@@ -101,3 +101,56 @@ def threshold_for_accuracy(confidence: FloatArray, correct: NDArray[np.bool_], a
     is_last = np.append(sorted_confidence[1:] != sorted_confidence[:-1], True)
     good = np.flatnonzero(is_last & (reached >= accuracy))
     return float(sorted_confidence[good[-1]]) if good.size else None
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The pictures whose confidence lies in `(low, high]`, of which the first bin has 0 too.
+
+    Attributes:
+        low: end of the bin.
+        high: other end.
+        num_samples: pictures in it.
+        confidence: their mean confidence; `None` where there are none.
+        accuracy: share of them that is right; `None` where there are none.
+    """
+
+    low: float
+    high: float
+    num_samples: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def reliability_bins(
+    confidence: FloatArray, correct: NDArray[np.bool_], *, num_bins: int = 15
+) -> list[ReliabilityBin]:
+    """Confidence beside accuracy in bins of equal width, those of `expected_calibration_error`.
+
+    Args:
+        confidence: `(N,)` probability of the prediction, in [0, 1].
+        correct: `(N,)` booleans.
+        num_bins: at least 1.
+    """
+    edges = np.linspace(0, 1, num_bins + 1)
+    bins = np.digitize(confidence, edges[1:-1], right=True)
+    found = []
+    for number in range(num_bins):
+        inside = bins == number
+        count = int(inside.sum())
+        means = (float(confidence[inside].mean()), float(correct[inside].mean())) if count else (None, None)
+        found.append(ReliabilityBin(float(edges[number]), float(edges[number + 1]), count, *means))
+    return found
+
+
+def thresholds_for_coverages(confidence: FloatArray, coverages: Sequence[float]) -> list[float]:
+    """For each coverage the highest threshold that still acts on so many pictures.
+
+    Args:
+        confidence: `(N,)` probability of the prediction.
+        coverages: shares of the pictures, in (0, 1].
+    """
+    descending = -np.sort(-confidence)
+    # The small number keeps 0.07 * 100, which is 7.000000000000001, from asking for an eighth picture.
+    counts = [max(1, int(np.ceil(coverage * len(descending) - 1e-9))) for coverage in coverages]
+    return [float(descending[count - 1]) for count in counts]

@@ -71,7 +71,7 @@ def paired_scores(
     first, second = np.asarray(first_correct, dtype=bool), np.asarray(second_correct, dtype=bool)
     if first.ndim != 1 or first.shape != second.shape or not len(first):
         raise ValueError(
-            f"the two have shapes {first.shape} and {second.shape}; expected one boolean for each of the same pictures."
+            f"the two have shapes {first.shape} and {second.shape}; expected a boolean for each of the same pictures."
         )
     group_ids = group_indices(groups, num_samples=len(first))
     change = second.astype(np.float64) - first
