@@ -1,7 +1,22 @@
 """What every test starts from."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 import torch
+from fault_report import FaultReport
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fault_report", help="write what the tests that run tried and lost to this JSON file")
+
+
+def pytest_configure(config):
+    path = config.getoption("--fault_report")
+    if path:
+        command = shlex.join(["pytest", *config.invocation_params.args])
+        config.pluginmanager.register(FaultReport(Path(path), command))
 
 
 @pytest.fixture(autouse=True)
