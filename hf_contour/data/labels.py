@@ -2,6 +2,7 @@
 
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,9 @@ class LabelMapping:
         names: class names in the order of their numbers.
         source_names: class names of the stored numbers where the source knows them (a `ClassLabel` column).
         text_numbers: numbers come as text (csv), so that "1" means class 1 where no class is called "1".
+
+    A number without such a column is the place of its class in `names`, except where the names are whole numbers
+    themselves, other than 0, 1, 2 and so on: then it is the class of that name.
     """
 
     names: tuple[str, ...]
@@ -60,12 +64,19 @@ class LabelMapping:
             raise ValueError(f"{where}: the label is the float {value!r}. {self._expected()}")
         if isinstance(value, int):
             return self._from_number(value, where)
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: the label {value!r} is of type {type(value).__name__}. {self._expected()}")
         if value not in self.names:
             raise ValueError(f"{where}: the label {value!r} is unknown. {self._expected()}")
         return self.names.index(value)
 
     def _from_number(self, value: int, where: str) -> int:
         known = self.source_names or self.names
+        if self.source_names is None and self._names_are_other_numbers:
+            # "10" can be the name of class 1: the number 10 then means that name, and never its place.
+            if str(value) not in self.names:
+                raise ValueError(f"{where}: the label {value} is unknown. {self._expected()}")
+            return self.names.index(str(value))
         if not 0 <= value < len(known):
             raise ValueError(
                 f"{where}: the label {value} is not a number from 0 to {len(known) - 1}. {self._expected()}"
@@ -74,7 +85,15 @@ class LabelMapping:
             raise ValueError(f"{where}: the label {known[value]!r} is unknown. {self._expected()}")
         return self.names.index(known[value])
 
+    @property
+    def _names_are_other_numbers(self) -> bool:
+        """Whether the classes are called by whole numbers that are not their places, as 1 and 2 for 0 and 1."""
+        numbers = all(_INTEGER.fullmatch(name) for name in self.names)
+        return numbers and any(name != str(place) for place, name in enumerate(self.names))
+
     def _expected(self) -> str:
+        if self.source_names is None and self._names_are_other_numbers:
+            return f"Expected one of {list(self.names)}, which name the classes; correct or remove the row."
         return f"Expected one of {list(self.names)}, by name or by number from 0; correct or remove the row."
 
 
@@ -89,7 +108,8 @@ def collect_label_names(
         skip_bad: leave out what is missing, a float or negative in place of raising.
 
     Raises:
-        ValueError: At a label that is missing, a float or negative, and where words and numbers are mixed.
+        ValueError: At a label that is missing, a float or negative, where words and numbers are mixed, and where words
+            differ in nothing but case and blanks, as "Men" and "men ", which would be two classes.
     """
     first_row: dict[Any, str] = {}
     for value, where in values:
@@ -104,12 +124,26 @@ def collect_label_names(
         first_row = _numbers_from_text(first_row)
     numbers = {value: where for value, where in first_row.items() if isinstance(value, int)}
     if not numbers:
+        _refuse_near_twins(first_row)
         return sorted(first_row)
     words = {value: where for value, where in first_row.items() if not isinstance(value, int)}
     if words:
         word, where = next(iter(words.items()))
         raise ValueError(f"{where}: the label {word!r} is a word among numbers; use one kind of label.")
     return _names_of_numbers(numbers)
+
+
+def _refuse_near_twins(first_row: dict[str, str]) -> None:
+    seen: dict[str, str] = {}
+    for word, where in first_row.items():
+        plain = " ".join(unicodedata.normalize("NFKC", word).casefold().split())
+        if plain in seen:
+            other = seen[plain]
+            raise ValueError(
+                f"{where}: the label {word!r} differs from {other!r} ({first_row[other]}) in case or blanks alone. "
+                "Write them alike, or give label_names if they are two classes."
+            )
+        seen[plain] = word
 
 
 def _is_bad(value: Any, *, text_numbers: bool) -> bool:

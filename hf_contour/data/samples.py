@@ -93,9 +93,14 @@ class SampleBuilder:
     def _class_labels(self, label: int | list[int] | None, index: int) -> int | torch.Tensor:
         if label is None:
             raise ValueError(f"row {index} has no label; give it one or leave the row out.")
-        numbers = [label] if isinstance(label, int) else label
-        if self.num_labels is not None and not all(0 <= number < self.num_labels for number in numbers):
-            raise ValueError(f"row {index} has the label {label}; labels must lie in 0 to {self.num_labels - 1}.")
+        numbers = label if isinstance(label, list) else [label]
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            raise ValueError(f"row {index} has the label {label!r}; expected a class number, or a list of them.")
+        if not all(0 <= number < (self.num_labels or number + 1) for number in numbers):
+            most = "" if self.num_labels is None else f" to {self.num_labels - 1}"
+            raise ValueError(f"row {index} has the label {label}; labels must lie in 0{most}.")
+        if not self.is_multi_label and len(numbers) != 1:
+            raise ValueError(f"row {index} has the labels {label}; the column holds one label a row.")
         if not self.is_multi_label:
             return numbers[0]
         assert self.num_labels is not None  # lists are known to be lists of ClassLabel
