@@ -137,7 +137,7 @@ def pair_predictions(
     _check_same_pictures(first, second)
     everything = np.ones(len(first.labels), dtype=bool)
     theirs = {part.name: part.members for part in second.slices}
-    shared = [part for part in first.slices if np.array_equal(theirs.get(part.name), part.members)]
+    shared = [part for part in first.slices if part.name in theirs and np.array_equal(theirs[part.name], part.members)]
     rows = [
         {"name": part.name}
         | paired_scores(

@@ -112,8 +112,9 @@ def make_slices(request: SliceRequest, values: Sequence[Any], *, min_size: int =
 def _numbers(column: str, values: Sequence[Any], missing: NDArray[np.bool_]) -> FloatArray:
     """`(N,)` float64, NaN where missing."""
     numbers = np.full(len(values), np.nan)
-    for row in np.flatnonzero(~missing):
-        value = values[row]
+    for row, value in enumerate(values):
+        if missing[row]:
+            continue
         if not isinstance(value, int | float | np.integer | np.floating):
             raise ValueError(
                 f"row {row} has {value!r} in the column {column}; slices are made of words, truth values and numbers."

@@ -1,0 +1,41 @@
+"""Draw confusion matrix, reliability diagram and accuracy over coverage of a classifier's results file.
+
+    python scripts/draw_class_scores.py --results model_cards/results/NAME.json
+
+A second; writes model_cards/NAME.png unless --output says otherwise. The file is one of scripts/evaluate.py.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from hf_contour.card_tables import data_words
+from hf_contour.metrics.class_plots import draw_class_scores
+from hf_contour.results import read_results
+
+
+@dataclass
+class DrawingArguments:
+    """What to draw."""
+
+    results: str = field(metadata={"help": "results file of a classifier"})
+    output: str | None = field(default=None, metadata={"help": "picture to write"})
+
+
+def main() -> None:
+    """Read the results and draw."""
+    (arguments,) = HfArgumentParser(DrawingArguments).parse_args_into_dataclasses()
+    path = Path(arguments.output or f"model_cards/{Path(arguments.results).stem}.png")
+    try:
+        results = read_results(Path(arguments.results))
+        title = f"{results.model['name']} on {data_words(results.data)}, {results.data['num_samples']} pictures"
+        draw_class_scores(results.scores, path, title=title)
+    except (ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
