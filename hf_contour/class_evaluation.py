@@ -228,7 +228,7 @@ def column_values(source: datasets.Dataset, column: str, option: str) -> list[An
         ValueError: If there is no such column; names the option that asked for it.
     """
     if column not in source.column_names:
-        raise ValueError(f"{option} asks for the column {column!r}; the data has {', '.join(source.column_names)}.")
+        raise ValueError(f"{option} is {column!r}; the data has the columns {', '.join(source.column_names)}.")
     values = list(source[column][:])
     feature = source.features[column]
     if isinstance(feature, datasets.ClassLabel):

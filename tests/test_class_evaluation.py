@@ -225,10 +225,10 @@ def test_an_evaluation_without_the_extras_has_none_of_them(model_folder, data, t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"slices": ["colour"]}, "slices asks for the column 'colour'; the data has"),
+        ({"slices": ["colour"]}, "slices is 'colour'; the data has"),
         ({"slices": ["kind<3"]}, "kind holds words"),
         ({"slices": ["image"]}, "row 0 has"),
-        ({"id_column": "sku"}, "id_column asks for the column 'sku'"),
+        ({"id_column": "sku"}, "id_column is 'sku'"),
         ({"predictions": "said.json"}, r"ends in \.npz"),
         ({"min_slice": 0}, "min_slice is 0"),
     ],
