@@ -206,7 +206,10 @@ def test_four_processes_read_one_folder(
     paths = pictures(folder)
     command = [sys.executable, "-c", READER, str(folder / "model"), *paths]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(4)]
+    readers = [
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(4)
+    ]
     answers = [json.loads(reader.communicate(timeout=600)[0]) for reader in readers]
     expected = [classify(path) for path in paths]
     record_property("tried", 4 * len(paths))
