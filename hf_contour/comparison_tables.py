@@ -89,7 +89,9 @@ def fill_named_tables(text: str, folder: Path) -> str:
 
     filled, count = MARKER.subn(fill, text)
     if len(re.findall(r"<!-- (?:comparison|speed): ", text)) != count:
-        raise ValueError("a table marker has no counterpart; expected <!-- comparison: NAME --> and <!-- end NAME -->.")
+        raise ValueError(
+            "a table marker has no counterpart; expected <!-- comparison: NAME --> ... <!-- end NAME -->."
+        )
     return filled
 
 

@@ -5,9 +5,8 @@ import math
 import pytest
 import timm
 import torch
-from torch import nn
-
 from tiny_models import tiny_extractor
+from torch import nn
 
 from hf_contour.training.arguments import ContourTrainingArguments
 from hf_contour.training.optim import LearningRateSchedule, build_ema, build_optimizer
