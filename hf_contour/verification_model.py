@@ -88,8 +88,10 @@ def check_backbones(content: Mapping[str, Any]) -> list[Finding]:
 def check_labels(content: Mapping[str, Any]) -> Finding:
     """Whether classes are numbered from 0, with a name each, and `label2id` says the same."""
     names = content.get("id2label")
+    if names is None and "label2id" not in content:
+        return Finding("labels", WARNING, "config.json names no classes; they are called LABEL_0 and LABEL_1.")
     if not isinstance(names, dict) or not names:
-        return Finding("labels", FAILED, "config.json has no id2label: the answers would have no names.")
+        return Finding("labels", FAILED, "config.json has no id2label that maps numbers to names.")
     numbers = {str(index) for index in range(len(names))}
     if set(names) != numbers:
         wrong = sorted(set(names) ^ numbers)[:3]

@@ -32,6 +32,9 @@ class BenchmarkArguments:
 def main() -> None:
     """Time, print and write."""
     (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
+    for model in arguments.models:
+        if not (Path(model) / "config.json").is_file():  # or it would be looked for on the Hub
+            sys.exit(f"error: {model} has no config.json; expected the folder of an extractor.")
     results = benchmark_extractors(
         [Path(model) for model in arguments.models],
         size=(arguments.height, arguments.width),

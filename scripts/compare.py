@@ -45,10 +45,13 @@ def main() -> None:
         sys.exit(f"error: {error}")
     chosen = [run for run in runs if arguments.only is None or run.variant in arguments.only]
     rows = []
-    for row in run_comparison(plan, chosen, command=command):
-        rows.append(row)
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in row["scores"].items())
-        print(f"{row['variant']}, seed {row['seed']}: {figures}", flush=True)
+    try:
+        for row in run_comparison(plan, chosen, command=command):
+            rows.append(row)
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in row["scores"].items())
+            print(f"{row['variant']}, seed {row['seed']}: {figures}", flush=True)
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
     if len(rows) < len(runs):
         print(f"{len(rows)} of {len(runs)} runs are at hand; the results file is written when all are.")
         return

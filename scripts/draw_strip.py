@@ -5,6 +5,7 @@
 Seconds. Columns: picture, contours drawn with it, each extractor, and the levels of the last one.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,9 @@ class StripArguments:
 def main() -> None:
     """Draw and say what stands where."""
     (arguments,) = HfArgumentParser(StripArguments).parse_args_into_dataclasses()
+    for model in arguments.models:
+        if not (Path(model) / "config.json").is_file():  # or it would be looked for on the Hub
+            sys.exit(f"error: {model} has no config.json; expected the folder of an extractor.")
     folders = [Path(model) for model in arguments.models]
     titles = draw_strip(
         folders, Path(arguments.output), garments=arguments.garments, side=arguments.side, seed=arguments.seed

@@ -33,7 +33,7 @@ def download_source(version: str, folder: Path) -> Path:
         SystemExit: If pip cannot get it; pip's own message stands above.
     """
     command = [sys.executable, "-m", "pip", "download", f"transformers=={version}", "--no-deps", "--quiet"]
-    command += ["--no-binary", "transformers", "--dest", str(folder)]
+    command += ["--no-binary", "transformers", "--dest", str(folder), "--retries", "1", "--disable-pip-version-check"]
     if subprocess.run(command, check=False).returncode != 0:
         raise SystemExit(
             f"pip could not download the source distribution of transformers {version}; expected it on the "

@@ -20,4 +20,8 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from hf_contour.training.run import main
 
-    sys.exit(main(sys.argv[1:], default_recipe=DEFAULT_RECIPE, description=__doc__.splitlines()[0]))
+    try:
+        sys.exit(main(sys.argv[1:], default_recipe=DEFAULT_RECIPE, description=__doc__.splitlines()[0]))
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

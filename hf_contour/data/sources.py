@@ -8,6 +8,7 @@ import csv
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from datasets import (
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from hf_contour.data.bsds import BSDS_FEATURES, find_bsds_root, read_bsds_rows
+from hf_contour.data.hub import hub_or_cache, telling_nobody
 from hf_contour.data.labels import label_names
 from hf_contour.data.standard_columns import (
     AnyDataset,
@@ -86,7 +88,7 @@ def load_source(
     Raises:
         ValueError: If a column or a split is not there, or a label is missing, a float, negative, out of range or
             unknown; the message names the row.
-        FileNotFoundError: If the source, or a picture that it names, is not there.
+        FileNotFoundError: If the source, or a picture that it names, is not there, or the Hub cannot be reached.
     """
     if streaming and not strict:
         raise ValueError("strict=False lists all problems of a split, which a stream cannot; leave streaming out.")
@@ -99,7 +101,8 @@ def load_source(
     )
     read = partial(_read, source, kind, columns=columns, config_name=config_name, cache_dir=cache_dir)
     table = _csv_table(Path(source).expanduser(), kind)
-    parts = [_rows_of_split(without_decoding(read(split=part, streaming=streaming)), table, part) for part in chosen]
+    with _reaching(source, kind):
+        parts = [_rows_of_split(without_decoding(read(split=one, streaming=streaming)), table, one) for one in chosen]
     dataset = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     dataset = with_standard_pictures(rename_columns(dataset, columns, traits), traits)
     if columns.label is None or "label" not in dataset.features:
@@ -172,7 +175,8 @@ def source_splits(source: str | Path, *, kind: str | None = None, config_name: s
     if kind not in SOURCE_KINDS:
         raise ValueError(f"kind is {kind!r}; expected one of {SOURCE_KINDS}.")
     if kind in ("hub", "configured_folder"):
-        return list(get_dataset_split_names(_address(source, kind), config_name))
+        with _reaching(source, kind):
+            return list(get_dataset_split_names(_address(source, kind), config_name))
     if config_name is not None:
         raise ValueError(f"config_name is {config_name!r}, but {source} ({kind}) has no configurations; leave it out.")
     if kind == "csv":
@@ -194,6 +198,11 @@ def _matching_split(split: str, splits: list[str], source: str | Path) -> str:
     if not same:
         raise ValueError(f"{source} has no split {split!r}; its splits are {splits}.")
     return same[0]
+
+
+def _reaching(source: str | Path, kind: str) -> AbstractContextManager[None]:
+    """How `datasets` may use the network for a source."""
+    return hub_or_cache(source) if kind == "hub" else telling_nobody()
 
 
 def _read(

@@ -142,6 +142,7 @@ class ContourTask:
 
     def __init__(self, arguments: ContourTrainingArguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
+        refuse_absent(arguments.teacher, *(arguments.backbone_weights or ()))
         rows = load_train_rows(arguments, accelerator)
         self.model = build_extractor(arguments)
         self.config = self.model.config
@@ -207,6 +208,7 @@ class GenderTask:
 
     def __init__(self, arguments: ContourTrainingArguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
+        refuse_absent(arguments.extractor, *(arguments.backbone_weights or ()))
         rows = load_train_rows(arguments, accelerator)
         self.label_names = label_names(rows)
         is_multi_label = not hasattr(rows.features["label"], "names")
@@ -331,6 +333,17 @@ def build_extractor(arguments: ContourTrainingArguments) -> ContourExtractorForP
             raise ValueError(f"backbone_weights names {len(arguments.backbone_weights)} files; expected one.")
         model.contour_extractor.load_backbone_weights(arguments.backbone_weights[0])
     return model
+
+
+def refuse_absent(*paths: str | None) -> None:
+    """Refuses trained parts that are not there, before any data is read; a Hub id is no path.
+
+    Raises:
+        FileNotFoundError: Naming the path.
+    """
+    for path in paths:
+        if path is not None and not Path(path).exists():
+            raise FileNotFoundError(f"{path} is not there; expected a folder or file of trained weights.")
 
 
 def load_teacher(folder: str, config: ContourExtractorConfig) -> ContourExtractorForPreTraining:
