@@ -5,7 +5,7 @@ Stands alone, so that training, evaluation, the processor and `pipeline` read a 
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -16,6 +16,7 @@ from PIL import Image
 # Formats that can be recognised by their first bytes and run no program of their own (EPS starts Ghostscript).
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM", "JPEG2000")
 DEFAULT_MAX_PIXELS = 2**26  # 8192 x 8192; 192 MiB when decoded
+STRIP_PIXELS = 2**18  # converted at a time
 WHITE = (255, 255, 255)
 CHANNEL_COUNTS = (1, 3, 4)
 ORIENTATION_TAG = 0x0112
@@ -287,10 +288,35 @@ def composite(rgba: np.ndarray, background_color: Sequence[int]) -> np.ndarray:
     Returns:
         `(H, W, 3)`, `uint8`.
     """
-    alpha = rgba[..., 3:].astype(np.uint16)
-    # 255 is odd, so no value lies half way, and the greatest sum, 255 * 255 + 127, fits 16 bits.
-    mixed = rgba[..., :3] * alpha + np.array(background_color, dtype=np.uint16) * (255 - alpha)
-    return ((mixed + 127) // 255).astype(np.uint8)
+    background = np.array(background_color, dtype=np.uint16)
+
+    def mix(rows: np.ndarray) -> np.ndarray:
+        alpha = rows[..., 3:].astype(np.uint16)
+        # 255 is odd, so no value lies half way, and the greatest sum, 255 * 255 + 127, fits 16 bits.
+        return (rows[..., :3] * alpha + background * (255 - alpha) + 127) // 255
+
+    return _by_strips(mix, rgba, channels=(3,))
+
+
+def _by_strips(
+    convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray, channels: tuple[int, ...]
+) -> np.ndarray:
+    """Converts some rows at a time: the arrays in between, wider than the result, stay small.
+
+    Args:
+        convert: makes of rows `(h, W, ...)` values in 0..255, `(h, W, *channels)`.
+        values: `(H, W, ...)`.
+        channels: the last dimensions of the result.
+
+    Returns:
+        `(H, W, *channels)`, `uint8`.
+    """
+    height, width = values.shape[:2]
+    result = np.empty((height, width, *channels), dtype=np.uint8)
+    step = max(STRIP_PIXELS // width, 1)
+    for top in range(0, height, step):
+        result[top : top + step] = convert(values[top : top + step])
+    return result
 
 
 def read_array(
@@ -358,12 +384,14 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageReadError("NaN or infinity among the values; expected finite numbers.")
     if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+        return _by_strips(lambda rows: np.rint(rows.astype(np.float64) * 255), values, values.shape[2:])
     if low >= 0 and high <= 255:
-        return np.rint(values).astype(np.uint8)
+        return _by_strips(np.rint, values, values.shape[2:])
     if values.dtype.kind != "f" and low >= 0 and high <= 65535:
         return _scale_16_bits(values)
-    return _stretch(values.astype(np.float64), float(low), float(high))
+    return _by_strips(
+        lambda rows: _stretch(rows.astype(np.float64), float(low), float(high)), values, values.shape[2:]
+    )
 
 
 def _scale_16_bits(values: np.ndarray) -> np.ndarray:
