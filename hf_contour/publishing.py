@@ -87,7 +87,9 @@ def publish(folder: Path, repo_id: str, *, private: bool = True) -> str:
     if problems:
         raise ValueError(f"{folder} is not ready: " + "; ".join(problems) + ".")
     if constants.HF_HUB_OFFLINE:
-        raise ConnectionError("HF_HUB_OFFLINE is set, so nothing can be uploaded to the Hub; unset it, or leave --upload out.")
+        raise ConnectionError(
+            "HF_HUB_OFFLINE is set, so nothing can be uploaded to the Hub; unset it, or leave --upload out."
+        )
     api = HfApi()
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
