@@ -40,6 +40,9 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
     chooses one of the two for both cases.
     """
 
+    # Left at None, Transformers 5.23 looks for one in the folder, and asks the user to run the folder's code for it.
+    _load_video_processor = False
+
     @property
     def _opens_pictures(self) -> bool:
         return type(self.image_processor).__name__ == "ContourImageProcessor"

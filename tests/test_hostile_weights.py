@@ -454,6 +454,11 @@ def test_code_named_by_a_config_is_not_run(classifier_folder, tmp_path, place):
     assert touched.sockets == []
 
 
+def test_nobody_is_asked_to_trust_a_folder(classifier_folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail(question))
+    assert pipeline("image-classification", str(classifier_folder)).model.config.num_labels == 3
+
+
 @pytest.mark.faults
 def test_no_way_of_naming_code_runs_it(classifier_folder, tmp_path, record_property):
     tried = executed = 0
