@@ -245,4 +245,7 @@ def check_processor(settings: Mapping[str, Any], content: Mapping[str, Any] | No
         message = f"pictures of {processor.max_pixels:,} pixels are decoded; {DEFAULT_MAX_PIXELS:,} are usual."
         findings.append(Finding("processor", WARNING, message))
     size = processor.size
+    if size["height"] * size["width"] > DEFAULT_MAX_PIXELS:
+        message = f"every picture is brought to {size['height']}x{size['width']}, which takes gigabytes."
+        findings.append(Finding("processor", WARNING, message))
     return findings or [Finding("processor", OK, f"{size['height']}x{size['width']}, normalised as config.json says")]

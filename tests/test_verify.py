@@ -235,6 +235,7 @@ DAMAGES: dict[str, tuple[Damage, int, str]] = {
     "no card": (remove("README.md"), 0, "card"),
     "card without a licence": (put("README.md", b"# Model\n"), 0, "card"),
     "card that is no text": (put("README.md", b"\xff\xfe\x00"), 0, "card"),
+    "pictures made enormous": (processor(size={"height": 16384, "width": 16384}), 0, "processor"),
     "pictures of any size": (processor(max_pixels=10**12), 0, "processor"),
 }
 
