@@ -229,6 +229,7 @@ def test_what_is_not_hostile_is_loaded(tmp_path, content):
 def test_no_kernel_is_fetched_for_attention_that_is_not_there():
     model = tiny_extractor()
     model.set_attn_implementation("eager")
-    assert model._check_and_adjust_attn_implementation("someone/kernel") == "someone/kernel"
+    with pytest.raises(ValueError, match="not supported"):
+        model.set_attn_implementation("someone/kernel")
     with pytest.raises((ValueError, StrictDataclassError), match="attn_implementation"):
         ContourExtractorConfig(attn_implementation="someone/kernel")

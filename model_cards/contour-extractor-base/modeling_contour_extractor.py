@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_contour_extractor import (
+    ATTENTIONS,
     ContourExtractorConfig,
     check_unifier_strides,
     cumulative_strides,
@@ -355,10 +356,15 @@ class ContourPreTrainedModel(PreTrainedModel):
         if torch.get_default_device().type != "meta":
             # Planned first, so that a size that cannot be is refused before anything of it is allocated.
             with torch.device("meta"), limited_weights():
-                type(self)(config)
+                type(self)(copy.deepcopy(config))  # building takes fields out of it
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
-        """There is no attention: whatever is asked for changes nothing, and no kernel is fetched for it."""
+        """There is no attention: what is asked for changes nothing, and no kernel is fetched for it."""
+        if attn_implementation not in (None, *ATTENTIONS):
+            raise ValueError(
+                f'Specified `attn_implementation="{attn_implementation}"` is not supported; expected one of '
+                f"{', '.join(ATTENTIONS)}."
+            )
         return attn_implementation or "sdpa"
 
     @torch.no_grad()
