@@ -34,6 +34,14 @@ LAUNCHERS = {
 WORDLESS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
+@pytest.fixture(autouse=True)
+def hangups_count():
+    """Under `nohup` they are ignored, and every process that a test starts would inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_noted_while_it_is_heeded(number):
     before = signal.getsignal(number)
