@@ -3,7 +3,7 @@
     python scripts/compare.py --plan scripts/plans/ablation_contour.yaml --data FOLDER
     python scripts/compare.py --plan scripts/plans/ablation_contour.yaml --data FOLDER --only reference nearest
 
-The contour ablation takes about an hour and a half on one CPU core. The same command goes on after a stop; it may be
+The contour ablation takes about an hour on one CPU core. The same command goes on after a stop; it may be
 given several times at once, and each process takes the runs that no other is making. The last one writes the results
 file, when it finds all runs done.
 """
