@@ -326,7 +326,7 @@ def test_whoever_is_told_to_stay_offline_asks_nobody(without_network, monkeypatc
 
 
 def test_trained_parts_that_are_not_there_are_named_before_any_data_is_read(without_network, tmp_path):
-    for stage, field in (("contour", "teacher"), ("gender", "extractor")):
+    for stage, field in (("contour", "teacher"), ("contour", "start_from"), ("gender", "extractor")):
         settings = ContourTrainingArguments(stage=stage, output_dir=str(tmp_path), data=NOWHERE, **{field: NOWHERE})
         with pytest.raises(FileNotFoundError, match=f"{NOWHERE} is not there"):
             run_stage(settings)

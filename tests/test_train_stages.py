@@ -98,6 +98,40 @@ def test_a_teacher_of_another_normalisation_is_refused(tmp_path, source, contour
         run_stage(settings(tmp_path, "contour", data=str(source), teacher=teacher, model=model))
 
 
+def test_a_trained_extractor_is_gone_on_from(tmp_path, source, contour_run):
+    """At a learning rate of nothing its weights stay, and the fields that `model` gives reach the config."""
+    folder = str(contour_run[0].folder / "model")
+    changes = {"data": str(source), "start_from": folder, "epochs": 1, "crop_jitter": 3, "ema_decay": 0.0}
+    still = settings(tmp_path / "still", "contour", model={"loss": "balanced"}, learning_rate=0.0, **changes)
+    identity = run_stage(still)["identity"]
+    before = ContourExtractorForPreTraining.from_pretrained(folder)
+    after = ContourExtractorForPreTraining.from_pretrained(still.folder / "model")
+    assert identity["start_sha256"] == state_dict_sha256(before.state_dict())
+    assert (before.config.loss, after.config.loss) == ("plain", "balanced")
+    assert all(torch.equal(weight, dict(after.named_parameters())[name]) for name, weight in before.named_parameters())
+
+
+def test_a_start_with_two_sets_of_weights_is_refused(tmp_path, source, contour_run):
+    folder = str(contour_run[0].folder / "model")
+    arguments = settings(tmp_path, "contour", data=str(source), start_from=folder, backbone_weights=[folder])
+    with pytest.raises(ValueError, match="leave backbone_weights out"):
+        run_stage(arguments)
+
+
+def test_jittered_batches_keep_every_pixel_beside_its_label():
+    torch.manual_seed(0)
+    pixel_values = torch.arange(2 * 3 * 9 * 7.0).view(2, 3, 9, 7)
+    sizes = set()
+    for _ in range(200):
+        pixels, labels = stages.jitter_size(pixel_values, pixel_values[:, 0], 2)
+        assert torch.equal(pixels[:, 0], labels)
+        assert torch.equal(pixels, pixel_values[..., : pixels.shape[-2], : pixels.shape[-1]])
+        sizes.add(tuple(pixels.shape[-2:]))
+    assert sizes == {(height, width) for height in (7, 8, 9) for width in (5, 6, 7)}
+    assert stages.jitter_size(pixel_values, pixel_values, 1000)[0].shape[-2] >= 1
+    assert stages.jitter_size(pixel_values, pixel_values, 0)[0] is pixel_values
+
+
 def test_the_saved_model_gives_the_validation_loss(contour_run, source):
     """A second way to the figure: the loaded folder and the processor, picture by picture."""
     arguments, results = contour_run

@@ -23,6 +23,7 @@ _MAPPINGS = ("augmentation", "colour", "model")
 # Lowest and highest value of the numbers; both included.
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),  # NumPy takes 32 bits, and each process adds its number
+    "crop_jitter": (0, 1024),
     "batch_size": (1, 2**20),
     "eval_batch_size": (1, 2**20),
     "gradient_accumulation_steps": (1, 2**20),
@@ -119,6 +120,9 @@ class ContourTrainingArguments:
     model: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "fields of the stage's config class: a mapping, or JSON"}
     )
+    start_from: str | None = _help(
+        None, "contour: folder of a trained extractor to go on from; `model` then changes fields of its config"
+    )
     teacher: str | None = _help(None, "contour: folder of a trained extractor whose maps are learnt from as well")
     distillation_weight: float = _help(1.0, "contour: weight of the teacher's maps relative to the drawn contours")
     extractor: str | None = _help(None, "gender: folder of the contour extractor; default: this run's contour stage")
@@ -132,6 +136,9 @@ class ContourTrainingArguments:
     select_best: bool = _help(False, "gender: keep the weights of the best validation accuracy")
 
     # Optimisation
+    crop_jitter: int = _help(
+        0, "contour: cut off up to so many rows and columns of a batch, so that the padding of all sizes is learnt"
+    )
     batch_size: int = _help(16, "samples of a process in a micro-batch")
     eval_batch_size: int = _help(64, "gender: samples of a process in an evaluation batch")
     gradient_accumulation_steps: int = _help(1, "micro-batches in a step")

@@ -30,6 +30,7 @@ from hf_contour.training.evaluation import evaluate_classes, evaluate_contours
 from hf_contour.training.interrupts import ignore_stop_requests
 from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
 from hf_contour.training.pictures import draw_contours
+from hf_contour.training.records import state_dict_sha256
 
 Rows: TypeAlias = Dataset | IterableDataset
 
@@ -142,9 +143,10 @@ class ContourTask:
 
     def __init__(self, arguments: ContourTrainingArguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
-        refuse_absent(arguments.teacher, *(arguments.backbone_weights or ()))
+        refuse_absent(arguments.teacher, arguments.start_from, *(arguments.backbone_weights or ()))
         rows = load_train_rows(arguments, accelerator)
         self.model = build_extractor(arguments)
+        self.start_sha256 = state_dict_sha256(self.model.state_dict()) if arguments.start_from else None
         self.config = self.model.config
         self.teacher = load_teacher(arguments.teacher, self.config) if arguments.teacher else None
         if self.teacher is not None:
@@ -164,11 +166,12 @@ class ContourTask:
 
         Source of the second: Hinton et al., distillation (2015), eq. 1 at temperature 1, for two classes a pixel.
         """
-        output = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
+        pixel_values, labels = jitter_size(batch["pixel_values"], batch["labels"], self.arguments.crop_jitter)
+        output = model(pixel_values=pixel_values, labels=labels)
         if self.teacher is None:
             return output.loss
         with torch.no_grad():
-            edge_probs = self.teacher(pixel_values=batch["pixel_values"]).logits.sigmoid()
+            edge_probs = self.teacher(pixel_values=pixel_values).logits.sigmoid()
         distillation = nn.functional.binary_cross_entropy_with_logits(output.logits, edge_probs)
         return output.loss + self.arguments.distillation_weight * distillation
 
@@ -323,10 +326,37 @@ def refuse_unknown_fields(fields: dict[str, Any], config_class: Any) -> None:
             )
 
 
+def jitter_size(pixel_values: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Both without up to `most` rows at the bottom and columns at the right, drawn anew for each batch.
+
+    The extractor pads pictures to a multiple of its stride. Crops that all have one size show it one padding only,
+    and it then takes the border of other pictures for contours.
+
+    Args:
+        pixel_values: `(B, C, H, W)`.
+        labels: `(B, ..., H, W)`.
+        most: 0 leaves both as they are. At least one row and column stay.
+    """
+    if not most:
+        return pixel_values, labels
+    height, width = pixel_values.shape[-2:]
+    rows, columns = torch.randint(0, most + 1, (2,)).tolist()
+    bottom, right = max(1, height - rows), max(1, width - columns)
+    return pixel_values[..., :bottom, :right], labels[..., :bottom, :right]
+
+
 def build_extractor(arguments: ContourTrainingArguments) -> ContourExtractorForPreTraining:
-    """The extractor with its single-channel layer, from the `model` fields."""
+    """The extractor with its single-channel layer, from the `model` fields or from a trained one.
+
+    Raises:
+        ValueError: For a field that there is not, and if the weights to start from do not fit.
+    """
     fields = arguments.mapping("model")
     refuse_unknown_fields(fields, ContourExtractorConfig)
+    if arguments.start_from:
+        if arguments.backbone_weights:
+            raise ValueError("start_from names all weights; leave backbone_weights out.")
+        return ContourExtractorForPreTraining.from_pretrained(arguments.start_from, **fields)
     model = ContourExtractorForPreTraining(ContourExtractorConfig(**fields))
     if arguments.backbone_weights:
         if len(arguments.backbone_weights) != 1:
