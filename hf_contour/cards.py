@@ -5,7 +5,7 @@
 
 `model_cards/cards.yaml` names, for each model folder, what it was trained on; figures come from
 `model_cards/results/*.json`. In README.md a table stands between `<!-- results: TASK -->` and `<!-- end results -->`,
-or between the markers that `comparison_tables` describes.
+or between the markers that `named_tables` describes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from hf_contour import card_text
 from hf_contour.backbone_weights import PACKAGED_WEIGHTS
 from hf_contour.card_tables import class_table, data_words, fill_tables, results_table
 from hf_contour.card_text import DATA_SOURCES
-from hf_contour.comparison_tables import fill_named_tables
+from hf_contour.named_tables import fill_named_tables
 from hf_contour.results import CLASSIFICATION, CONTOURS, Results, read_results_folder
 
 MODEL_TYPE_TASKS = {"contour_gender": CLASSIFICATION, "contour_extractor": CONTOURS}

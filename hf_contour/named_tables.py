@@ -1,7 +1,7 @@
-"""Tables of comparisons and of speed in Markdown, rendered from their results files.
+"""Tables of comparisons, of speed and of faults in Markdown, rendered from their results files.
 
-In a text, a table stands between `<!-- comparison: NAME -->` or `<!-- speed: NAME -->` and `<!-- end NAME -->`, where
-`model_cards/results/NAME.json` holds the figures.
+In a text, a table stands between `<!-- comparison: NAME -->`, `<!-- speed: NAME -->` or `<!-- faults: NAME -->` and
+`<!-- end NAME -->`, where `model_cards/results/NAME.json` holds the figures.
 """
 
 import json
@@ -14,10 +14,28 @@ from typing import Any
 from hf_contour.card_tables import markdown_table
 
 MARKER = re.compile(
-    r"(<!-- (?P<kind>comparison|speed): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL
+    r"(<!-- (?P<kind>comparison|speed|faults): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL
 )
 # The score that a comparison is ranked by, and those shown beside it.
 COMPARED_SCORES = (("ods", ("ois", "ap", "r50")), ("accuracy", ("balanced_accuracy", "expected_calibration_error")))
+
+COUNTS = ("injected", "tried", "lost")
+# What each module of fault tests shows.
+SHOWN = {
+    "test_kill_and_resume": "a training killed at any moment, mostly while it saves, goes on to the same bits",
+    "test_checkpoint_faults": "a fault at any call of a save, and any damage to the newest checkpoint, leaves one that loads",
+    "test_failing_runs": "full, read-only and vanishing folders: the path and the bytes are named, nothing partial stays",
+    "test_signals": "signals under `python`, `accelerate launch` and `torchrun`: saved within a step, no process left",
+    "test_non_finite": "NaN and infinity in pictures, loss, gradient or weights stop the training before they are saved",
+    "test_hostile_pictures": "broken, odd and enormous pictures are read, converted or refused, none for over 2 s",
+    "test_soak": "10,000 calls, 8 threads and 4 processes: the same answers, no growth",
+    "test_properties": "sizes, channels and batches of any kind give finite features of the stated shape",
+    "test_label_faults": "wrong labels cost accuracy, not the run",
+    "test_hostile_configs": "configs with paths, addresses and absurd sizes are refused, and nothing is opened",
+    "test_hostile_weights": "damaged weights and foreign code are refused, and no code runs",
+    "test_verify": "`hf_contour verify` finds every damage to a model folder",
+    "test_offline": "without a network each command works, or ends within 2 s with the name of what is missing",
+}
 
 
 def comparison_table(results: Mapping[str, Any]) -> str:
@@ -72,13 +90,32 @@ def speed_table(results: Mapping[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
+def faults_table(results: Mapping[str, Any]) -> str:
+    """A row for each module of fault tests, and one for all.
+
+    Args:
+        results: as `pytest -m faults --fault_report FILE` writes them.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for name, row in results["rows"].items():
+        groups.setdefault(Path(name.partition("::")[0]).stem, []).append(row)
+    lines = []
+    for module, rows in groups.items():
+        ran = [row for row in rows if row["outcome"] != "skipped"]
+        failed = sum(row["outcome"] == "failed" for row in ran)
+        lines.append([SHOWN.get(module, module), len(ran), failed, *(_count(ran, name) for name in COUNTS)])
+    lines.append(["in all", *(sum(line[column] for line in lines) for column in range(1, 6))])
+    header = ["what was tried", "tests", "failed", "faults injected", "inputs tried", "lost"]
+    return markdown_table(header, [[line[0], *(f"{count:,}" for count in line[1:])] for line in lines])
+
+
 def fill_named_tables(text: str, folder: Path) -> str:
     """Put the tables of the results files of a folder between the markers of a text.
 
     Raises:
         ValueError: If a marker has no end, or its file is missing.
     """
-    tables = {"comparison": comparison_table, "speed": speed_table}
+    tables = {"comparison": comparison_table, "speed": speed_table, "faults": faults_table}
 
     def fill(match: re.Match[str]) -> str:
         path = folder / f"{match['name']}.json"
@@ -88,7 +125,7 @@ def fill_named_tables(text: str, folder: Path) -> str:
         return f"{match[1]}{tables[match['kind']](results)}\n{match[4]}"
 
     filled, count = MARKER.subn(fill, text)
-    if len(re.findall(r"<!-- (?:comparison|speed): ", text)) != count:
+    if len(re.findall(r"<!-- (?:comparison|speed|faults): ", text)) != count:
         raise ValueError(
             "a table marker has no counterpart; expected <!-- comparison: NAME --> ... <!-- end NAME -->."
         )
@@ -97,3 +134,7 @@ def fill_named_tables(text: str, folder: Path) -> str:
 
 def _mean_score(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return mean(row["scores"][name] for row in rows)
+
+
+def _count(rows: Sequence[Mapping[str, Any]], name: str) -> int:
+    return sum(int(row["counts"].get(name, 0)) for row in rows)

@@ -1,10 +1,11 @@
-"""Tables of comparisons and speed say what the files say."""
+"""Tables of comparisons, speed and faults say what the files say."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from hf_contour.comparison_tables import comparison_table, fill_named_tables, speed_table
+from hf_contour.named_tables import SHOWN, comparison_table, faults_table, fill_named_tables, speed_table
 
 
 def row(variant, ods, seed=0, weights=1000):
@@ -50,3 +51,23 @@ def test_tables_are_put_between_their_markers(tmp_path):
 def test_markers_without_end_or_file_are_refused(tmp_path, text):
     with pytest.raises(ValueError, match="marker"):
         fill_named_tables(text, tmp_path)
+
+
+def test_faults_are_counted_by_module():
+    rows = {
+        "tests/test_soak.py::test_a": {"outcome": "passed", "counts": {"tried": 1200, "injected": 3, "lost": 0}},
+        "tests/test_soak.py::test_b[x]": {"outcome": "failed", "counts": {"injected": 4, "lost": 2, "extra": 9}},
+        "tests/test_other.py::test_c": {"outcome": "passed", "counts": {}},
+    }
+    lines = faults_table({"rows": rows}).splitlines()
+    assert lines[2].startswith("| 10,000 calls")
+    assert [line.split(" | ", 1)[1] for line in lines[2:]] == [
+        "2 | 1 | 7 | 1,200 | 2 |",
+        "1 | 0 | 0 | 0 | 0 |",
+        "3 | 1 | 7 | 1,200 | 2 |",
+    ]
+
+
+def test_every_module_of_fault_tests_has_a_row():
+    modules = {path.stem for path in Path(__file__).parent.glob("test_*.py") if "mark.faults" in path.read_text()}
+    assert modules == set(SHOWN)
