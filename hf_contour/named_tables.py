@@ -23,10 +23,10 @@ COUNTS = ("injected", "tried", "lost")
 # What each module of fault tests shows.
 SHOWN = {
     "test_kill_and_resume": "a training killed at any moment, mostly while it saves, goes on to the same bits",
-    "test_checkpoint_faults": "a fault at any call of a save, and any damage to the newest checkpoint, leaves one that loads",
-    "test_failing_runs": "full, read-only and vanishing folders: the path and the bytes are named, nothing partial stays",
+    "test_checkpoint_faults": "a fault at any call of a save, or damage to the newest checkpoint: one still loads",
+    "test_failing_runs": "full, read-only and vanishing folders: path and bytes are named, nothing partial stays",
     "test_signals": "signals under `python`, `accelerate launch` and `torchrun`: saved within a step, no process left",
-    "test_non_finite": "NaN and infinity in pictures, loss, gradient or weights stop the training before they are saved",
+    "test_non_finite": "NaN and infinity in pictures, loss, gradient or weights never reach a checkpoint",
     "test_hostile_pictures": "broken, odd and enormous pictures are read, converted or refused, none for over 2 s",
     "test_soak": "10,000 calls, 8 threads and 4 processes: the same answers, no growth",
     "test_properties": "sizes, channels and batches of any kind give finite features of the stated shape",
