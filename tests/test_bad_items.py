@@ -11,6 +11,7 @@ import torch
 from odd_pictures import ODD_PICTURES, colours, encode
 from PIL import Image
 from tiny_models import tiny_classifier
+from tiny_training import settings, write_source
 from torch.utils.data import DataLoader
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -22,6 +23,7 @@ from hf_contour.picture_sources import find_pictures
 from hf_contour.pipeline_contour import TASK, ContourImageClassificationPipeline, register_pipeline
 from hf_contour.prediction import classify_pictures
 from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
+from hf_contour.training.run import run_stage
 
 SIZE = 32
 CUT = ODD_PICTURES["rgb_jpeg"].content[:300]
@@ -238,3 +240,15 @@ def test_a_stream_leaves_bad_rows_out() -> None:
 def test_nothing_but_bad_pictures_is_an_error() -> None:
     with pytest.raises(ImageReadError, match=r"none of the 12 rows has a picture that can be read.*row 0"):
         training_samples(set(range(12)))[5]
+
+
+def test_a_training_goes_on_without_its_bad_pictures_by_option(tmp_path: Path) -> None:
+    def broken(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "image": {"bytes": CUT, "path": f"{number}.png"}} if number in (3, 8) else row
+
+    data = str(write_source(tmp_path / "source", change=broken))
+    with pytest.raises(ImageReadError, match=r"row 3 \(3\.png\)"):
+        run_stage(settings(tmp_path, "contour", data=data, run_name="stops", cache=True))
+    results = run_stage(settings(tmp_path, "contour", data=data, run_name="skips", on_bad_picture="skip"))
+    assert list(results["data"]["bad_pictures"]) == ["row 3 (3.png)", "row 8 (8.png)"]
+    assert results["training"]["steps"] == 12

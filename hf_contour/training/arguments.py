@@ -177,6 +177,11 @@ class ContourTrainingArguments:
     evaluate_every: int = _help(0, "steps between evaluations; 0: after each epoch")
     save_every: int = _help(0, "steps between checkpoints; 0: after each epoch")
     keep_checkpoints: int = _help(2, "good checkpoints to keep")
+    on_bad_picture: Literal["stop", "skip"] = _help(
+        "stop",
+        "a training picture that cannot be read: stop, or let the next good one take its place and name it in "
+        "results.json; other splits always stop",
+    )
     on_non_finite: Literal["stop", "skip"] = _help(
         "stop", "a step with NaN or infinity: stop, or skip it, at most 10 in a row, and count it in results.json"
     )

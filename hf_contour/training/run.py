@@ -14,7 +14,7 @@ import datasets
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from safetensors import SafetensorError
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
@@ -65,6 +65,7 @@ _NEUTRAL = frozenset(
         "tracker",
         "progress",
         "num_pictures",
+        "on_bad_picture",
         "on_non_finite",
     }
 )
@@ -202,6 +203,8 @@ def _train(arguments: ContourTrainingArguments, accelerator: Accelerator, reques
     accelerator.init_trackers("tensorboard", config=tracked_settings(arguments))
     loop.run(request)
     loop.finish()
+    found = gather_object([task.data.train.bad_pictures()])
+    bad_pictures = {name: reason for own in found for name, reason in own.items()}
     splits = [split for split in (arguments.validation_split, arguments.test_split) if split]
     results = {
         "stage": arguments.stage,
@@ -210,7 +213,11 @@ def _train(arguments: ContourTrainingArguments, accelerator: Accelerator, reques
         "evaluation": {split: loop.evaluate(split) for split in splits},
         "training": describe_training(loop, accelerator),
         "model": {"folder": str(arguments.folder / "model"), **count_weights(task.model)},
-        "data": {"num_train_samples": identity["num_train_samples"], **task.describe()},
+        "data": {
+            "num_train_samples": identity["num_train_samples"],
+            "bad_pictures": bad_pictures,
+            **task.describe(),
+        },
         "seed": arguments.seed,
         "versions": library_versions(),
         "commit": source_commit(),

@@ -53,6 +53,7 @@ class StageData:
             "augmentation": Augmentation(AugmentationRecipe.from_dict(recipe)) if recipe else None,
             "colour": ColourTransform.from_dict(colour) if colour else None,
             "seed": arguments.seed,
+            "skip_bad_pictures": arguments.on_bad_picture == "skip",
         }
         self.train: ContourSamples | ContourStream
         if isinstance(rows, IterableDataset):
