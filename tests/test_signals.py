@@ -1,6 +1,7 @@
 """Signals and launchers that end: the training saves, ends with a code of its own, and leaves no process behind."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -143,6 +144,31 @@ def test_loading_processes_ignore_signals_and_end_with_the_training():
     os.close(read)
     os.close(write)
     assert wait_until(lambda: not is_running(worker), 10)
+
+
+@pytest.mark.parametrize("is_orphan", [True, False])
+def test_a_loading_process_that_begins_after_its_training_was_killed_ends(monkeypatch, is_orphan):
+    """Between the fork and the first line of the loading process nobody watches."""
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "fork")
+    read, write = os.pipe()
+
+    def load():
+        deadline = time.monotonic() + 30
+        while is_orphan and os.getppid() == multiprocessing.parent_process().pid and time.monotonic() < deadline:
+            time.sleep(0.001)
+        ignore_stop_requests(0)
+        os.write(write, b"r")
+
+    def training():
+        worker = multiprocessing.get_context("fork").Process(target=load)
+        worker.start()
+        if not is_orphan:
+            worker.join()
+
+    assert in_child(training) == 0
+    os.close(write)
+    assert os.read(read, 1) == (b"" if is_orphan else b"r")  # nothing, once all who could write have ended
+    os.close(read)
 
 
 def is_running(pid):

@@ -1,6 +1,7 @@
 """Signals that ask a training to save and leave, and launchers that end without a word."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -109,5 +110,8 @@ def ignore_stop_requests(worker: int) -> None:
         worker: its number, as `DataLoader` passes it.
     """
     die_with_parent(signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and multiprocessing.get_start_method() == "fork" and os.getppid() != parent.pid:
+        os._exit(1)  # it was killed before it could be watched, and torch would watch whoever took its place
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
