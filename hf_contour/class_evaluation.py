@@ -57,7 +57,8 @@ class ClassEvaluationSettings:
         id_column: whose values name the rows in a file of predictions, or `None`: positions.
         slices: texts that `parse_slice` reads.
         min_slice: values of fewer pictures are pooled.
-        disturbances: whether to measure what colours and contours contribute, each in a pass of its own.
+        disturbances: names of those to measure, each in a pass of its own: of `COLOUR_DISTURBANCES`, and of
+            `CONTOUR_DISTURBANCES`, which a model without an extractor leaves out.
         seed: of what is drawn for the disturbances.
         scores: bins and bootstrap.
     """
@@ -68,7 +69,7 @@ class ClassEvaluationSettings:
     id_column: str | None = None
     slices: Sequence[str] = field(default_factory=tuple)
     min_slice: int = MIN_SLICE
-    disturbances: bool = False
+    disturbances: Sequence[str] = field(default_factory=tuple)
     seed: int = 0
     scores: ScoreSettings = DEFAULT_SETTINGS
 
@@ -157,7 +158,8 @@ def disturbance_scores(
         predictions: on the undisturbed pictures.
 
     Returns:
-        `colour_reliance` and `contour_contribution`, each name of a disturbance -> its figures.
+        `colour_reliance` and `contour_contribution`, each name of a disturbance -> its figures; only what was asked
+        for.
     """
 
     def lost(name: str, described: str, changed: nn.Module, data: Dataset[dict[str, Any]]) -> dict[str, Any]:
@@ -167,19 +169,23 @@ def disturbance_scores(
         )
         return _accuracy_lost(described, predictions, disturbed, settings=settings.scores)
 
+    asked = settings.disturbances
     colours = {
         name: lost(name, described, model, ColourDisturbedSamples(samples, name, seed=settings.seed))
         for name, described in COLOUR_DISTURBANCES.items()
+        if name in asked
     }
     contours = {}
-    with zeroed_contours(model) as without:
-        name = "contours_zeroed"
-        contours[name] = lost(name, CONTOUR_DISTURBANCES[name], without, samples)
-    if len(samples) > 1:
+    if "contours_zeroed" in asked and model.extractor is not None:
+        with zeroed_contours(model) as without:
+            name = "contours_zeroed"
+            contours[name] = lost(name, CONTOUR_DISTURBANCES[name], without, samples)
+    if "contours_of_another" in asked and model.extractor is not None and len(samples) > 1:
         name = "contours_of_another"
         paired = SamplesWithAnother(samples, seed=settings.seed)
         contours[name] = lost(name, CONTOUR_DISTURBANCES[name], ContoursOfAnother(model), paired)
-    return {"colour_reliance": colours, "contour_contribution": contours}
+    found = {"colour_reliance": colours, "contour_contribution": contours}
+    return {name: figures for name, figures in found.items() if figures}
 
 
 def _accuracy_lost(

@@ -6,7 +6,7 @@ Shapes: N pictures, K classes, S slices.
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,25 @@ def pair_predictions(
         for part in [Slice("all", everything), *shared]
     ]
     return {"all": rows[0], "slices": rows[1:]}
+
+
+def join_predictions(parts: Sequence[ClassPredictions]) -> ClassPredictions:
+    """Predictions of several models, such as one for each seed, on the same pictures, as if they were of one.
+
+    Args:
+        parts: at least one; with the same pictures and slices. Copies of a picture stay in its group.
+    """
+    for part in parts[1:]:
+        _check_same_pictures(parts[0], part)
+    first = parts[0]
+    return replace(
+        first,
+        logits=np.concatenate([part.logits for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        row_ids=np.concatenate([part.row_ids for part in parts]),
+        group_ids=np.concatenate([part.group_ids for part in parts]),
+        slices=[Slice(one.name, np.tile(one.members, len(parts))) for one in first.slices],
+    )
 
 
 def _check_same_pictures(first: ClassPredictions, second: ClassPredictions) -> None:

@@ -11,6 +11,8 @@ A plan is a YAML file:
       nearest: {model: {unify: nearest}}       # what differs; mappings are merged field by field
       another seed: {seeds: [1, 2]}            # a variant may have seeds of its own
 
+Classifiers are also compared picture by picture with those of the first variant that have the same seeds.
+
 Runs that are finished are not made again, and a run that another process is making is left to it, so the same command
 goes on after a stop, and several processes can share a plan.
 """
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 import yaml
 
+from hf_contour.class_predictions import ClassPredictions, join_predictions, pair_predictions, read_predictions
 from hf_contour.evaluation import EvaluationArguments, evaluate, load_model
 from hf_contour.results import library_versions, source_commit
 from hf_contour.speed import multiply_adds
@@ -33,6 +36,7 @@ from hf_contour.training.checkpoints import FolderInUseError
 from hf_contour.training.run import run_stage
 
 EVALUATION_FILE = "evaluation.json"
+PREDICTIONS_FILE = "predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -146,12 +150,18 @@ def evaluation_arguments(plan: Plan, arguments: ContourTrainingArguments, *, out
         "name": f"{plan.name}-{arguments.run_name}",
         "cpu": arguments.cpu,
     }
+    if arguments.stage == "gender":
+        shared["predictions"] = str(arguments.folder / PREDICTIONS_FILE)
     return EvaluationArguments(**{**shared, **plan.data})
 
 
 def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What the comparison keeps of a run: what differed, what it cost, and its single-number scores."""
+    """What the comparison keeps of a run: what differed, what it cost, its single-number scores and parts of them."""
     scores = {key: value for key, value in evaluation["scores"].items() if isinstance(value, int | float)}
+    disturbed = {
+        **evaluation["scores"].get("colour_reliance", {}),
+        **evaluation["scores"].get("contour_contribution", {}),
+    }
     return {
         "variant": run.variant,
         "changes": run.changes,
@@ -161,21 +171,71 @@ def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Map
         "steps": training["training"]["steps"],
         "num_samples_seen": training["training"]["num_samples_seen"],
         "seconds": training["training"]["seconds"],
+        "images_per_second": training["training"]["images_per_second"],
         "last_loss": training["training"]["last_loss"],
         "converged_step": training["training"]["converged_step"],
         "data_sha256": training["identity"]["data_sha256"],
         "scores": scores,
+        "while_training": {
+            split: {name: figures[name] for name in ("loss", "accuracy") if name in figures}
+            for split, figures in training["evaluation"].items()
+        },
+        "slices": {part["name"]: part["accuracy"] for part in evaluation["scores"].get("slices", [])},
+        "disturbed": {name: figures["accuracy"] for name, figures in disturbed.items()},
     }
 
 
-def comparison_results(plan: Plan, rows: Sequence[Mapping[str, Any]], *, command: str) -> dict[str, Any]:
-    """The content of the results file."""
+def paired_with_first(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
+    """Each variant of classifiers against the first one, on the same pictures and with the same seeds.
+
+    The pictures of all seeds that both have are put together, and near duplicates are resampled as wholes over all of
+    them, so that the interval is that of the mean over these seeds; it says nothing about other seeds.
+
+    Args:
+        runs: all of them, trained and evaluated.
+
+    Returns:
+        Variant -> `seeds`, `all` and `slices` as `pair_predictions` gives them. Empty for extractors.
+    """
+    if any(run.arguments.stage != "gender" for run in runs):
+        return {}
+    predictions: dict[str, dict[int, ClassPredictions]] = {}
+    for run in runs:
+        found = read_predictions(run.arguments.folder / PREDICTIONS_FILE)
+        predictions.setdefault(run.variant, {})[run.arguments.seed] = found
+    first_name, *others = predictions
+    paired = {}
+    for name in others:
+        seeds = [seed for seed in predictions[name] if seed in predictions[first_name]]
+        if seeds:
+            first, second = (
+                join_predictions([predictions[variant][seed] for seed in seeds]) for variant in (first_name, name)
+            )
+            paired[name] = {"seeds": seeds, **pair_predictions(first, second)}
+            for figures in (paired[name]["all"], *paired[name]["slices"]):
+                del figures["mcnemar_p"]  # it would take the seeds for independent pictures
+    return paired
+
+
+def comparison_results(
+    plan: Plan, runs: Sequence[PlannedRun], rows: Sequence[Mapping[str, Any]], *, command: str
+) -> dict[str, Any]:
+    """The content of the results file.
+
+    Args:
+        plan: what was compared.
+        runs: all of its runs.
+        rows: of `run_comparison`, one for each of them.
+        command: that made the file.
+    """
+    paired = paired_with_first(runs)
     return {
         "comparison": plan.name,
         "command": command,
         "recipe": plan.recipe,
         "evaluated_on": plan.data,
         "rows": list(rows),
+        **({"paired_with_first": paired} if paired else {}),
         "versions": library_versions(),
         "commit": source_commit(),
     }
@@ -185,4 +245,5 @@ def _multiply_adds(arguments: ContourTrainingArguments, *, size: tuple[int, int]
     """Of one picture: of `size` for extractors, of the size that they see for classifiers."""
     model = load_model(str(arguments.folder / "model"))
     height, width = arguments.image_size or size
-    return multiply_adds(model, torch.zeros(1, model.config.num_channels, height, width))
+    num_channels = getattr(model.config, "num_channels", 3)  # a classifier takes 3
+    return multiply_adds(model, torch.zeros(1, num_channels, height, width))

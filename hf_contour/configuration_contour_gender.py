@@ -20,13 +20,15 @@ from .configuration_contour_extractor import (
 
 # timm has no ShuffleNet; torchvision's serve in its place.
 SHUFFLENETS = ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0")
-CONTOUR_FEATURES = ("fused", "levels")
+CONTOUR_FEATURES = ("fused", "levels", "none")
+CONTOUR_DOWNSAMPLINGS = ("conv", "average")
 CONTOUR_KINDS = ("texture", "edges", "outline")
 FUSIONS = ("concat", "conv", "concat_conv")
 HEADS = ("linear", "mlp", "cnn")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 MAX_BACKBONES = 4
+MAX_HEAD_CELLS = 64
 
 
 @strict
@@ -36,9 +38,15 @@ class ContourGenderConfig(PreTrainedConfig):
     Args:
         extractor_config: the frozen contour extractor, a `ContourExtractorConfig` or its dictionary.
         backbone: bare name, or names, of timm architectures, or of torchvision's ShuffleNets.
-        contour_features: `fused` uses the extractor's fused map, `levels` its unified maps as they are.
+        contour_features: `fused` uses the extractor's fused map, `levels` its unified maps as they are, and `none`
+            leaves the extractor out: the backbones alone, with the same fusion and head.
         contour_levels: with `levels`, which: numbers from 0 (finest), or kinds among `texture`, `edges` and
             `outline` (the fine, middle and coarse thirds); `None` is all.
+        contour_downsampling: how contour features come down to the grid on which they join those of the picture:
+            `conv` learns it, 3x3 convolutions of stride 2 one after the other; `average` takes the mean of a cell.
+        contour_channels: with `conv`, their channels at the end; they grow evenly up to it.
+        freeze_extractor: whether the extractor is never trained, as the method has it; without, it learns with the
+            rest, for comparison.
         fusion: `concat` joins contour and picture features on the channel axis; `conv` adds their projections
             and runs the cascaded convolutions; `concat_conv` runs them on the concatenation.
         fusion_layers: how many convolutions are cascaded.
@@ -46,9 +54,13 @@ class ContourGenderConfig(PreTrainedConfig):
         fusion_channels: their channels.
         head: `linear`, `mlp` (one hidden layer) or `cnn` (a residual convolution module before the linear).
         head_channels: channels of the hidden layer of `mlp`.
+        head_grid: rows and columns to which the head averages the map before it flattens it, so that it knows the
+            place of what it sees; `[1, 1]` averages over the whole picture.
         head_dropout: share of features dropped before the last layer while training.
         temperature: divides the logits in evaluation mode, so that confidence is calibrated; fitted after
             training.
+        abstain_threshold: confidence below which a caller should rather not decide; 0 decides always. Chosen after
+            training, and heeded by the pipeline on request.
         image_mean: mean of each channel that the pictures are normalised with, for pixels in [0, 1].
         image_std: standard deviation of each channel that they are normalised with.
 
@@ -66,14 +78,19 @@ class ContourGenderConfig(PreTrainedConfig):
     backbone: str | list[str] | tuple[str, ...] = "tf_efficientnet_lite0"
     contour_features: str = "fused"
     contour_levels: list[int] | list[str] | tuple[int, ...] | tuple[str, ...] | None = None
+    contour_downsampling: str = "conv"
+    contour_channels: int = 128
+    freeze_extractor: bool = True
     fusion: str = "concat_conv"
     fusion_layers: int = 2
     fusion_kernel_size: int = 3
     fusion_channels: int = 128
     head: str = "linear"
     head_channels: int = 128
+    head_grid: list[int] | tuple[int, ...] = (4, 3)
     head_dropout: float | int = 0.0
     temperature: float | int = 1.0
+    abstain_threshold: float | int = 0.0
     image_mean: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
     image_std: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
 
@@ -88,7 +105,7 @@ class ContourGenderConfig(PreTrainedConfig):
                 f"extractor_config is {self.extractor_config!r:.80}; "
                 "expected a ContourExtractorConfig or its dictionary."
             )
-        for field in ("backbone", "contour_levels", "image_mean", "image_std"):
+        for field in ("backbone", "contour_levels", "head_grid", "image_mean", "image_std"):
             if isinstance(getattr(self, field), tuple):
                 setattr(self, field, list(getattr(self, field)))
         check_common_fields(vars(self), kwargs, class_names=dir(type(self)))
@@ -132,6 +149,8 @@ class ContourGenderConfig(PreTrainedConfig):
                 f"extractor_config.num_channels is {self.extractor_config.num_channels}; the backbones take 3."
             )
         check_choice("contour_features", self.contour_features, CONTOUR_FEATURES)
+        check_choice("contour_downsampling", self.contour_downsampling, CONTOUR_DOWNSAMPLINGS)
+        check_range("contour_channels", self.contour_channels, 1, MAX_CHANNELS // 2)
         if self.contour_levels is None:
             return
         if self.contour_features != "levels":
@@ -163,8 +182,13 @@ class ContourGenderConfig(PreTrainedConfig):
             raise ValueError(f"fusion_kernel_size is {self.fusion_kernel_size}; expected an odd number.")
         check_range("fusion_channels", self.fusion_channels, 1, MAX_CHANNELS // 2)
         check_range("head_channels", self.head_channels, 1, MAX_CHANNELS)
+        if len(self.head_grid) != 2:
+            raise ValueError(f"head_grid is {self.head_grid}; expected rows and columns.")
+        for cells in self.head_grid:
+            check_range("head_grid", cells, 1, MAX_HEAD_CELLS)
         check_range("head_dropout", self.head_dropout, 0, 0.99)
         check_range("temperature", self.temperature, 1e-3, 1e3)
+        check_range("abstain_threshold", self.abstain_threshold, 0, 1)
         check_range("num_labels", self.num_labels, 1, MAX_LABELS)
         if sorted(self.id2label) != list(range(self.num_labels)):
             raise ValueError(f"id2label has the numbers {sorted(self.id2label)[:8]}; expected 0 to num_labels - 1.")
@@ -179,7 +203,9 @@ class ContourGenderConfig(PreTrainedConfig):
         What the backbones add is counted by the model, before anything is allocated.
         """
         extractor, width, area = self.extractor_config, self.fusion_channels, self.fusion_kernel_size**2
-        if self.contour_features == "levels":
+        if self.contour_features == "none":
+            channels = 0
+        elif self.contour_features == "levels":
             channels = extractor.level_channels * len(self.contour_level_indices)
         elif extractor.fusion == "conv":
             channels = extractor.fusion_channels
@@ -192,10 +218,14 @@ class ContourGenderConfig(PreTrainedConfig):
             fused = width
         if self.head == "cnn":
             weights += 18 * fused**2
-        last = self.head_channels if self.head == "mlp" else fused
+        flat = fused * self.head_grid[0] * self.head_grid[1]
+        if self.head == "mlp":
+            weights += flat * self.head_channels
+            flat = self.head_channels
         check_num_weights(
-            weights + last * self.num_labels,
-            "fusion_channels, fusion_layers, fusion_kernel_size, head and id2label, with the extractor's channels,",
+            weights + flat * self.num_labels,
+            "fusion_channels, fusion_layers, fusion_kernel_size, head, head_grid and id2label, with the extractor's "
+            "channels,",
         )
 
 

@@ -18,6 +18,7 @@ from hf_contour.contour_evaluation import contour_scores
 from hf_contour.data.samples import ContourSamples
 from hf_contour.data.silhouettes import embedded_dataset
 from hf_contour.data.sources import ColumnNames, load_source
+from hf_contour.disturbances import COLOUR_DISTURBANCES, CONTOUR_DISTURBANCES
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.metrics.boundary import MAX_DIST, protocol
 from hf_contour.metrics.classification import ScoreSettings
@@ -35,6 +36,7 @@ from hf_contour.results import (
 from hf_contour.training.records import state_dict_sha256
 
 EMBEDDED = "embedded"
+DISTURBANCES = (*COLOUR_DISTURBANCES, *CONTOUR_DISTURBANCES)
 EMBEDDED_SAMPLES = 200  # as many as a training evaluates on
 
 
@@ -73,8 +75,12 @@ class EvaluationArguments:
         },
     )
     min_slice: int = _setting(MIN_SLICE, "values of a column with fewer pictures are scored together")
-    disturbances: bool = _setting(
-        False, "measure what colours and contours contribute: seven more passes, one of double length"
+    disturbances: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "measure what colours and contours contribute, a pass for each: 'all', or some of "
+            + ", ".join(DISTURBANCES)
+        },
     )
     predictions: str | None = _setting(None, "file (.npz) for what was predicted, which compare_models.py reads")
     id_column: str | None = _setting(None, "column that names the rows in that file; default: their positions")
@@ -89,6 +95,11 @@ class EvaluationArguments:
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}.")
+        if self.disturbances == ["all"]:
+            self.disturbances = list(DISTURBANCES)
+        for name in self.disturbances:
+            if name not in DISTURBANCES:
+                raise ValueError(f"disturbances has {name!r}; expected all, or some of {', '.join(DISTURBANCES)}.")
         if len(self.embedded_size) != 2 or min(self.embedded_size) < 1:
             raise ValueError(f"embedded_size is {self.embedded_size}; expected a height and a width.")
         if not 0 <= self.max_dist <= 1:

@@ -37,7 +37,7 @@ class ContourImageClassifierOutput(ModelOutput):
     Args:
         loss: scalar, when labels were given.
         logits: `(B, K)`, before the softmax (one label) or the sigmoid (several).
-        hidden_states: with `output_hidden_states`: the contour features on the common grid, each backbone's
+        hidden_states: with `output_hidden_states`: the contour features on the common grid (if any), each backbone's
             map, and the fused map, all `(B, C, H/S, W/S)`.
         attentions: always `None`; there is no attention.
         level_features: with `output_level_features`: the extractor's unified levels.
@@ -92,6 +92,33 @@ class ImageBackbone(TimmPart):
         return feature_map
 
 
+class ContourDownsampling(nn.Module):
+    """Brings contour features down to the grid on which they join the picture's, by learned convolutions.
+
+    An average over a cell of 32x32 pixels says how much contour there is; the convolutions also say of what form.
+
+    Args:
+        in_channels: C of the contour features.
+        out_channels: of the result; the layers' channels grow evenly up to it.
+        stride: of the contour features.
+        wanted: stride of the grid, a multiple of it; factors other than 2 are averaged over.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, wanted: int):
+        super().__init__()
+        ratio = wanted // stride
+        num_layers = (ratio & -ratio).bit_length() - 1  # how often 2 divides it
+        widths = [in_channels, *(math.ceil(out_channels * (index + 1) / num_layers) for index in range(num_layers))]
+        self.layers = nn.Sequential(
+            *(ConvNormAct(widths[index], widths[index + 1], 3, stride=2) for index in range(num_layers))
+        )
+        self.num_features, self.stride, self.wanted = widths[-1], stride * 2**num_layers, wanted
+
+    def forward(self, contours: Tensor) -> Tensor:
+        """`(B, C, H/stride, W/stride)` to `(B, num_features, H/wanted, W/wanted)`."""
+        return pool_to_stride(self.layers(contours), self.stride, self.wanted)
+
+
 class ContourFusion(nn.Module):
     """Joins contour features and picture features of one size.
 
@@ -135,16 +162,17 @@ class ContourClassifier(nn.Module):
         super().__init__()
         self.conv = ResNetModule(config, in_channels) if config.head == "cnn" else nn.Identity()
         self.hidden = nn.Identity()
-        width = in_channels
+        self.grid = (config.head_grid[0], config.head_grid[1])
+        width = in_channels * self.grid[0] * self.grid[1]
         if config.head == "mlp":
+            self.hidden = nn.Sequential(nn.Linear(width, config.head_channels), nn.ReLU())
             width = config.head_channels
-            self.hidden = nn.Sequential(nn.Linear(in_channels, width), nn.ReLU())
         self.dropout = nn.Dropout(config.head_dropout)
         self.output = nn.Linear(width, config.num_labels)
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """`(B, C, h, w)` to `(B, K)`."""
-        pooled = self.conv(feature_map).mean(dim=(2, 3))
+        pooled = pool_to_grid(self.conv(feature_map), self.grid).flatten(1)
         return self.output(self.dropout(self.hidden(pooled)))
 
 
@@ -175,36 +203,44 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
     def __init__(self, config: ContourGenderConfig):
         super().__init__(config)
         self.loss_type = "ForImageClassification"  # Transformers would guess it from the name of a subclass
-        self.extractor = ContourExtractorModel(config.extractor_config)
         self.image_backbones = nn.ModuleList([ImageBackbone(name) for name in config.backbones])
-        self.join_stride = math.lcm(
-            self.extractor.config.output_stride, *(backbone.stride for backbone in self.image_backbones)
-        )
-        self.stride = math.lcm(self.extractor.stride, self.join_stride)
-        self.level_indices = config.contour_level_indices
-        in_channels = [
-            self._contour_channels(),
-            *(backbone.num_features for backbone in self.image_backbones),
-        ]
+        in_channels = [backbone.num_features for backbone in self.image_backbones]
+        self.join_stride = self.stride = math.lcm(*(backbone.stride for backbone in self.image_backbones))
+        self.extractor: ContourExtractorModel | None = None
+        self.contour_downsampling: nn.Module = nn.Identity()
+        if config.contour_features != "none":
+            self.extractor = extractor = ContourExtractorModel(config.extractor_config)
+            self.level_indices = config.contour_level_indices
+            stride = extractor.config.output_stride
+            self.join_stride = math.lcm(stride, self.join_stride)
+            self.stride = math.lcm(extractor.stride, self.join_stride)
+            channels = extractor.num_features
+            if config.contour_features == "levels":
+                channels = len(self.level_indices) * extractor.config.level_channels
+            if config.contour_downsampling == "conv":
+                self.contour_downsampling = ContourDownsampling(
+                    channels, config.contour_channels, stride=stride, wanted=self.join_stride
+                )
+                channels = self.contour_downsampling.num_features
+            else:
+                self.contour_downsampling = nn.AvgPool2d(self.join_stride // stride)
+            in_channels = [channels, *in_channels]
         self.contour_fusion = ContourFusion(config, in_channels)
         self.classifier = ContourClassifier(config, self.contour_fusion.channels)
         self.post_init()
         self.after_loading()
 
-    def _contour_channels(self) -> int:
-        if self.config.contour_features == "fused":
-            return self.extractor.num_features
-        return len(self.level_indices) * self.extractor.config.level_channels
-
     def after_loading(self) -> None:
         """Freezes the extractor again: loading sets `requires_grad` anew on every parameter."""
-        self.extractor.requires_grad_(False)
-        self.extractor.eval()
+        if self.extractor is not None and self.config.freeze_extractor:
+            self.extractor.requires_grad_(False)
+            self.extractor.eval()
 
     def train(self, mode: bool = True) -> "ContourGenderForImageClassification":
         """Sets training mode on everything but the extractor."""
         super().train(mode)
-        self.extractor.eval()
+        if self.extractor is not None and self.config.freeze_extractor:
+            self.extractor.eval()
         return self
 
     @classmethod
@@ -240,7 +276,8 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
             config_fields = {"image_mean": mean, "image_std": std, **config_fields}
         config = ContourGenderConfig(extractor_config=extractor.config.to_dict(), backbone=backbone, **config_fields)
         model = cls(config)
-        model.extractor.load_state_dict(extractor.state_dict())
+        if model.extractor is not None:
+            model.extractor.load_state_dict(extractor.state_dict())
         if backbone_weights is not None:
             files = [backbone_weights] if isinstance(backbone_weights, str | Path) else list(backbone_weights)
             if len(files) != len(names):
@@ -249,12 +286,28 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
                 part.load_weights(file)
         return model
 
-    def _contour_features(self, pixel_values: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The frozen branch: contour features `(B, C, H/s, W/s)`, and all levels."""
-        extractor = self.extractor
-        with torch.no_grad():
-            renormalised = renormalise(pixel_values, self.config, extractor.config)
-            features = extractor(renormalised, return_dict=True)
+    def contour_features(self, pixel_values: Tensor, extractor: nn.Module | None = None) -> Tensor:
+        """What the frozen branch gives, before anything that learns: to be computed once and given to `forward`.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
+            extractor: a folded copy of the model's own (`fold_batch_norms`), which is faster; `None` is its own.
+
+        Returns:
+            `(B, C, H'/s, W'/s)`: the fused map or the chosen levels, of the picture padded to a multiple of the
+            model's stride, at the extractor's output stride s.
+
+        Raises:
+            ValueError: If the model has no extractor.
+        """
+        return self._contour_branch(pad_to_multiple(pixel_values, self.stride), extractor or self.extractor)[0]
+
+    def _contour_branch(self, pixel_values: Tensor, extractor: nn.Module | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Contour features, and all levels."""
+        if self.extractor is None or extractor is None:
+            raise ValueError("contour_features is 'none': this classifier has no extractor.")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_extractor):
+            features = extractor(renormalise(pixel_values, self.config, self.extractor.config), return_dict=True)
         if self.config.contour_features == "fused":
             return features.last_hidden_state, features.level_features
         chosen = [features.level_features[index] for index in self.level_indices]
@@ -265,6 +318,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
+        contour_features: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_level_features: bool = False,
         **kwargs: Any,
@@ -274,6 +328,8 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         Args:
             pixel_values: `(B, 3, H, W)` from 1 pixel up, normalised with the config's mean and deviation.
             labels: `(B,)` class numbers, or `(B, K)` zeros and ones for several labels.
+            contour_features: what `contour_features` gave for these pictures; the extractor is then not run, and
+                there are no level features.
             output_hidden_states: also return the feature maps that were joined.
             output_level_features: also return the extractor's levels.
             **kwargs: only what Transformers passes to every model.
@@ -286,8 +342,11 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         pixel_values = pad_to_multiple(pixel_values, self.stride)
-        contours, level_features = self._contour_features(pixel_values)
-        maps = [pool_to_stride(contours, self.extractor.config.output_stride, self.join_stride)]
+        maps, level_features = [], None
+        if self.extractor is not None:
+            if contour_features is None:
+                contour_features, level_features = self._contour_branch(pixel_values, self.extractor)
+            maps.append(self.contour_downsampling(contour_features))
         for backbone in self.image_backbones:
             maps.append(pool_to_stride(backbone(pixel_values), backbone.stride, self.join_stride))
         fused = self.contour_fusion(maps)
@@ -337,6 +396,13 @@ def renormalise(pixel_values: Tensor, given: Any, wanted: Any) -> Tensor:
 def pool_to_stride(feature_map: Tensor, stride: int, wanted: int) -> Tensor:
     """Averages a map `(B, C, H/stride, W/stride)` over the cells of a coarser grid `(B, C, H/wanted, W/wanted)`."""
     return feature_map if stride == wanted else nn.functional.avg_pool2d(feature_map, wanted // stride)
+
+
+def pool_to_grid(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Averages a map `(B, C, h, w)` over the cells of a grid `(B, C, rows, columns)`, whatever its size."""
+    if grid == (1, 1):
+        return feature_map.mean(dim=(2, 3), keepdim=True)
+    return nn.functional.adaptive_avg_pool2d(feature_map, grid)
 
 
 ContourGenderForImageClassification.register_for_auto_class("AutoModelForImageClassification")

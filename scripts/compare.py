@@ -56,7 +56,7 @@ def main() -> None:
         print(f"{len(rows)} of {len(runs)} runs are at hand; the results file is written when all are.")
         return
     output = Path(arguments.output or f"model_cards/results/{plan.name}.json")
-    write_json(output, comparison_results(plan, rows, command=command))
+    write_json(output, comparison_results(plan, runs, rows, command=command))
     print(f"written: {output}")
 
 

@@ -96,7 +96,7 @@ def evaluated(model_folder, data, tmp_path_factory):
         folder,
         slices=SLICES,
         min_slice=5,
-        disturbances=True,
+        disturbances=["all"],
         predictions=str(folder / "said.npz"),
         id_column="product",
     )

@@ -97,6 +97,11 @@ class ContourTrainingArguments:
     )
     multi_label: bool = _help(False, "a csv cell holds several labels")
     cache: bool = _help(False, "read the training set once and keep it decoded in memory")
+    cache_features: bool = _help(
+        False,
+        "gender: compute what the frozen extractor gives once, before the first step, and read it from a file; for "
+        "training sets that are augmented offline or not at all",
+    )
     streaming: bool = _help(False, "read the training set as a stream; needs max_steps")
     shuffle_buffer: int = _help(1000, "rows held for shuffling a stream")
     max_train_samples: int = _help(0, "use only the first training samples")
@@ -129,6 +134,11 @@ class ContourTrainingArguments:
     backbone: list[str] | None = field(default=None, metadata={"help": "gender: name or names of the image backbone"})
     backbone_weights: list[str] | None = field(
         default=None, metadata={"help": ".safetensors or .pth file for each backbone, or for the timm cascade"}
+    )
+    extractor_weights: str = _help(
+        "trained",
+        "gender: 'trained'; for controls 'random', or the file of ImageNet weights for the extractor's timm cascade, "
+        "the rest of it being random",
     )
     train_parts: Literal["backbone", "head", "both"] = _help("both", "gender: what back propagation updates")
     class_balance: bool = _help(False, "gender: weigh classes by how rare they are in the training split")
@@ -200,6 +210,11 @@ class ContourTrainingArguments:
                 raise ValueError(f"{name} is {size}; expected a height and a width, at least 1 each.")
         if self.streaming and not self.max_steps:
             raise ValueError("A stream has no known end: give max_steps with streaming.")
+        if self.cache_features and (self.augmentation or self.colour or self.streaming):
+            raise ValueError(
+                "cache_features computes the features of a picture once; leave out augmentation, colour and streaming "
+                "(scripts/augment_data.py enlarges a training set offline)."
+            )
         if self.schedule == "plateau" and self.validation_split is None:
             raise ValueError("The plateau schedule needs evaluations: give a validation_split.")
 

@@ -191,7 +191,8 @@ def clear_folder(folder: Path) -> None:
 
 def _train(arguments: ContourTrainingArguments, accelerator: Accelerator, request: StopRequest) -> dict[str, Any]:
     task = TASKS[arguments.stage](arguments, accelerator)
-    extractor_sha256 = state_dict_sha256(task.model.extractor.state_dict()) if arguments.stage == "gender" else None
+    extractor = getattr(task.model, "extractor", None)
+    extractor_sha256 = None if extractor is None else state_dict_sha256(extractor.state_dict())
     identity = build_identity(arguments, accelerator, task, extractor_sha256=extractor_sha256)
     finished = read_finished(arguments, identity)
     if finished is not None:
@@ -222,9 +223,10 @@ def _train(arguments: ContourTrainingArguments, accelerator: Accelerator, reques
         "versions": library_versions(),
         "commit": source_commit(),
     }
-    if extractor_sha256 is not None:
-        after = state_dict_sha256(task.model.extractor.state_dict())
-        refuse_changed_extractor(extractor_sha256, after)
+    if extractor is not None and extractor_sha256 is not None:
+        after = state_dict_sha256(extractor.state_dict())
+        if task.config.freeze_extractor:
+            refuse_changed_extractor(extractor_sha256, after)
         results["extractor"] = {"sha256_before": extractor_sha256, "sha256_after": after}
     if accelerator.is_main_process:
         with writing(arguments.folder):

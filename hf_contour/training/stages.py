@@ -3,13 +3,15 @@
 import dataclasses
 import difflib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -23,16 +25,22 @@ from hf_contour.data.silhouettes import embedded_dataset
 from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.loss_contour import classification_loss
-from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, fold_batch_norms
+from hf_contour.modeling_contour_extractor import (
+    ContourExtractorForPreTraining,
+    ContourExtractorModel,
+    fold_batch_norms,
+)
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.training.arguments import EMBEDDED, ContourTrainingArguments
 from hf_contour.training.evaluation import evaluate_classes, evaluate_contours
+from hf_contour.training.feature_cache import CollateWithFeatures, cached_features
 from hf_contour.training.interrupts import ignore_stop_requests
 from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
 from hf_contour.training.pictures import draw_contours
-from hf_contour.training.records import state_dict_sha256
+from hf_contour.training.records import listing_sha256, rows_sha256, state_dict_sha256
 
 Rows: TypeAlias = Dataset | IterableDataset
+Collate: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
 
 
 class StageData:
@@ -46,7 +54,8 @@ class StageData:
 
     def __init__(self, arguments: ContourTrainingArguments, processor: ContourImageProcessor, rows: Rows) -> None:
         self.arguments, self.processor, self.rows = arguments, processor, rows
-        self.collate = collate_contour if arguments.stage == "contour" else collate_gender
+        self.collate: Collate = collate_contour if arguments.stage == "contour" else collate_gender
+        self.collate_train = self.collate
         recipe, colour = arguments.mapping("augmentation"), arguments.mapping("colour")
         options: dict[str, Any] = {
             "stage": arguments.stage,
@@ -80,7 +89,7 @@ class StageData:
         """Micro-batches of this process from a step on."""
         arguments = self.arguments
         options: dict[str, Any] = {
-            "collate_fn": self.collate,
+            "collate_fn": self.collate_train,
             "num_workers": arguments.num_workers,
             "worker_init_fn": ignore_stop_requests,
             "pin_memory": accelerator.device.type == "cuda",
@@ -222,9 +231,44 @@ class GenderTask:
         self.processor = build_processor(arguments, self.config)
         self.data = StageData(arguments, self.processor, rows)
         self.class_weights = class_weights(rows, len(self.label_names)) if arguments.class_balance else None
+        self.folded_extractor: nn.Module | None = None
+        if self.model.extractor is not None and self.config.freeze_extractor:
+            self.folded_extractor = fold_batch_norms(self.model.extractor).to(accelerator.device)
+            if arguments.channels_last:
+                self.folded_extractor.to(memory_format=torch.channels_last)
+        if arguments.cache_features and self.folded_extractor is None:
+            raise ValueError("cache_features needs a frozen extractor; this model has none.")
         self.steps_per_epoch = self.data.steps_per_epoch(accelerator.num_processes)
-        self.train_loader = self.data.train_loader
         self.sample_name = self.data.sample_name
+
+    def train_loader(self, accelerator: Accelerator, *, start_step: int, num_steps: int) -> DataLoader:
+        """As `StageData.train_loader`; with cached features they are computed first, if they are not there."""
+        if self.arguments.cache_features:
+            with accelerator.main_process_first():
+                self.data.collate_train = CollateWithFeatures(self._cached_features(accelerator))
+        return self.data.train_loader(accelerator, start_step=start_step, num_steps=num_steps)
+
+    def _cached_features(self, accelerator: Accelerator) -> NDArray[np.float16]:
+        assert self.model.extractor is not None
+        assert isinstance(self.data.train, ContourSamples)
+        arguments = self.arguments
+        key = {
+            "extractor": state_dict_sha256(self.model.extractor.state_dict()),
+            "rows": listing_sha256(self.data.rows),
+            "probes": rows_sha256(self.data.rows),
+            "processor": self.processor.to_dict(),
+            "contour_features": self.config.contour_features,
+            "levels": self.config.contour_level_indices,
+        }
+        return cached_features(
+            arguments.folder / "features",
+            self.data.train,
+            self._frozen_features,
+            key=key,
+            loading={"batch_size": arguments.eval_batch_size, "num_workers": arguments.num_workers},
+            device=accelerator.device,
+            show_progress=arguments.progress and accelerator.is_local_main_process,
+        )
 
     def set_train_mode(self) -> None:
         """Puts the model in training mode; parts that are not trained keep their statistics too."""
@@ -234,13 +278,21 @@ class GenderTask:
 
     def train_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Cross entropy against the labels, smoothed and weighed as the arguments say."""
+        contours = batch.get("contour_features")
+        if contours is None and self.folded_extractor is not None:
+            contours = self._frozen_features(batch["pixel_values"])
         return classification_loss(
-            model(pixel_values=batch["pixel_values"]).logits,
+            model(pixel_values=batch["pixel_values"], contour_features=contours).logits,
             batch["labels"],
             problem_type=self.config.problem_type,
             class_weights=self.class_weights,
             label_smoothing=self.arguments.label_smoothing,
         )
+
+    def _frozen_features(self, pixel_values: Tensor) -> Tensor:
+        """What the frozen extractor gives, its normalisation folded: faster than within the model."""
+        with torch.no_grad():
+            return self.model.contour_features(pixel_values, self.folded_extractor)
 
     def evaluate(
         self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]
@@ -401,11 +453,16 @@ def build_classifier(
     Raises:
         ValueError: If there is no extractor.
     """
-    extractor = Path(arguments.extractor or arguments.folder.parent / "contour" / "model")
-    if not (extractor / "config.json").exists():
+    folder = Path(arguments.extractor or arguments.folder.parent / "contour" / "model")
+    if not (folder / "config.json").exists():
         raise ValueError(
-            f"{extractor} holds no contour extractor; train one with --stage contour, or give --extractor FOLDER."
+            f"{folder} holds no contour extractor; train one with --stage contour, or give --extractor FOLDER."
         )
+    extractor = ContourExtractorModel.from_pretrained(folder)
+    if arguments.extractor_weights != "trained":
+        extractor = ContourExtractorModel(extractor.config)
+        if arguments.extractor_weights != "random":
+            extractor.load_backbone_weights(arguments.extractor_weights)
     problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
     refuse_unknown_fields(arguments.mapping("model"), ContourGenderConfig)
     fields = {"id2label": dict(enumerate(names)), "problem_type": problem_type, **arguments.mapping("model")}
