@@ -13,9 +13,10 @@ from hf_contour import (
     ContourGenderConfig,
     ContourGenderForImageClassification,
 )
+from hf_contour.modeling_contour_extractor import fold_batch_norms
 
 EXTRACTOR = {"hidden_sizes": [4, 6], "depths": [1, 1], "strides": [2, 2], "level_channels": 4, "fusion_channels": 6}
-SMALL = {"backbone": "mobilenetv3_small_050", "fusion_channels": 8}
+SMALL = {"backbone": "mobilenetv3_small_050", "contour_channels": 8, "fusion_channels": 8}
 
 
 def tiny_classifier(**fields) -> ContourGenderForImageClassification:
@@ -115,11 +116,8 @@ def test_blank_contours_change_the_answer(features, fusion):
     model = tiny_classifier(fusion=fusion, **features).eval()
     pixels = torch.rand(2, 3, 64, 64)
     logits = model(pixels).logits
-    model._contour_features = lambda pixel_values, own=model._contour_features: (
-        torch.zeros_like(own(pixel_values)[0]),
-        (),
-    )
-    assert (model(pixels).logits - logits).abs().max() > 1e-6
+    blank = torch.zeros_like(model.contour_features(pixels))
+    assert (model(pixels, contour_features=blank).logits - logits).abs().max() > 1e-6
 
 
 def test_temperature_divides_logits_in_evaluation_only():
@@ -139,11 +137,75 @@ def test_hidden_states_are_maps_of_one_grid():
     model = tiny_classifier(backbone=["resnet10t", "shufflenet_v2_x0_5"]).eval()
     output = model(torch.rand(1, 3, 70, 40), output_hidden_states=True)
     assert [tuple(state.shape[1:]) for state in output.hidden_states] == [
-        (6, 3, 2),
+        (8, 3, 2),
         (512, 3, 2),
         (1024, 3, 2),
         (8, 3, 2),
     ]
+
+
+def test_averaged_contours_are_means_of_cells():
+    model = tiny_classifier(contour_downsampling="average").eval()
+    pixels = torch.rand(1, 3, 64, 96)
+    contours = model.contour_features(pixels)
+    joined = model(pixels, output_hidden_states=True).hidden_states[0]
+    stride = model.join_stride // model.extractor.config.output_stride
+    by_hand = contours.unfold(2, stride, stride).unfold(3, stride, stride).mean(dim=(4, 5))
+    torch.testing.assert_close(joined, by_hand)
+
+
+def test_learned_downsampling_ends_on_the_grid_of_the_backbone():
+    model = tiny_classifier(contour_channels=9)
+    widths = [layer[0].out_channels for layer in model.contour_downsampling.layers]
+    assert model.join_stride == 32
+    assert model.extractor.config.output_stride == 2
+    assert widths == [3, 5, 7, 9]  # 9 / 4, 18 / 4, 27 / 4 and 36 / 4, rounded up
+    assert model(torch.rand(1, 3, 64, 96), output_hidden_states=True).hidden_states[0].shape == (1, 9, 2, 3)
+
+
+def test_a_grid_in_the_head_knows_places():
+    sides = torch.zeros(2, 8, 4, 4)
+    sides[0, :, :, :2], sides[1, :, :, 2:] = 1.0, 1.0  # the left half, and the right
+    plain, placed = (tiny_classifier(head_grid=grid).eval().classifier for grid in ([1, 1], [1, 2]))
+    assert torch.equal(*plain(sides))
+    assert (placed(sides)[0] - placed(sides)[1]).abs().min() > 1e-4
+    cells = torch.cat([sides[:1, :, :, :2].mean((2, 3)), sides[:1, :, :, 2:].mean((2, 3))], dim=1)
+    by_hand = placed.output(cells.reshape(1, 2, 8).transpose(1, 2).flatten(1))
+    torch.testing.assert_close(placed(sides)[:1], by_hand)
+
+
+def test_without_contours_the_backbone_is_alone(tmp_path):
+    model = tiny_classifier(contour_features="none").eval()
+    assert model.extractor is None
+    assert not [name for name in model.state_dict() if name.startswith(("extractor", "contour_downsampling"))]
+    pixels = torch.rand(2, 3, 64, 64)
+    feature_map = model.image_backbones[0](pixels)
+    by_hand = model.classifier(model.contour_fusion([feature_map]))
+    assert torch.equal(model(pixels).logits, by_hand)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(ContourGenderForImageClassification.from_pretrained(tmp_path).eval()(pixels).logits, by_hand)
+    with pytest.raises(ValueError, match="no extractor"):
+        model.contour_features(pixels)
+
+
+def test_features_that_are_given_take_the_place_of_the_extractor():
+    model = tiny_classifier().eval()
+    pixels = torch.rand(2, 3, 50, 70)
+    features = model.contour_features(pixels)
+    given = model(pixels, contour_features=features, output_level_features=True)
+    assert torch.equal(given.logits, model(pixels).logits)
+    assert given.level_features is None
+    folded = model.contour_features(pixels, fold_batch_norms(model.extractor))
+    torch.testing.assert_close(folded, features, rtol=1e-4, atol=1e-5)
+
+
+def test_an_unfrozen_extractor_learns():
+    model = tiny_classifier(freeze_extractor=False).train()
+    model(torch.rand(2, 3, 64, 64), labels=torch.tensor([0, 1])).loss.backward()
+    assert model.extractor.training
+    gradients = [parameter.grad for parameter in model.extractor.cascade.parameters()]
+    assert all(gradient is not None for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
 
 def damaged(folder, change) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_models import tiny_extractor
 from tiny_training import EXTRACTOR, write_source
 from torch import nn
 
-from hf_contour import ContourExtractorConfig
+from hf_contour import ContourExtractorConfig, ContourGenderConfig
 from hf_contour.comparison import Plan, comparison_results, merged, planned_runs, read_plan, run_comparison
 from hf_contour.speed import median_ratio, multiply_adds, time_side_by_side
 
@@ -69,7 +70,8 @@ def test_the_plans_that_are_shipped_are_read(path):
     assert plan.name == path.stem
     assert len({run.arguments.folder for run in runs}) == len(runs) > len(plan.variants) > 1
     for run in runs:
-        ContourExtractorConfig(**run.arguments.mapping("model"))
+        config_class = ContourExtractorConfig if run.arguments.stage == "contour" else ContourGenderConfig
+        config_class(**run.arguments.mapping("model"))
 
 
 def test_a_setting_that_is_none_names_its_variant():
@@ -94,8 +96,34 @@ def test_variants_are_trained_evaluated_and_not_made_again(tmp_path):
     times = {file: file.stat().st_mtime_ns for file in written}
     assert list(run_comparison(plan, runs, command="command")) == rows
     assert {file: file.stat().st_mtime_ns for file in written} == times
-    results = comparison_results(plan, rows, command="command")
+    results = comparison_results(plan, runs, rows, command="command")
     assert json.loads(json.dumps(results))["rows"] == rows
+    assert "paired_with_first" not in results  # of extractors
+
+
+def test_classifiers_are_paired_with_the_first_variant_over_common_seeds(tmp_path):
+    extractor = tiny_extractor()
+    extractor.save_pretrained(tmp_path / "extractor")
+    model = {"backbone": "test_efficientnet", "contour_channels": 8, "fusion_channels": 8}
+    shared = {"stage": "gender", "extractor": str(tmp_path / "extractor"), "image_size": [32, 32], "model": model}
+    recipe = {key: value for key, value in RECIPE.items() if key not in ("num_pictures",)} | shared
+    variants = {"alone": {"seeds": [0, 1, 2], "model": {"contour_features": "none"}}, "method": {"seeds": [1, 2]}}
+    data = {"split": "validation", "slices": ["brightness"], "min_slice": 1, "disturbances": ["grey"]}
+    plan = Plan("pairs", recipe, variants, data=data)
+    settings = {"data": str(write_source(tmp_path / "source", train=8, validation=7))}
+    runs = planned_runs(plan, output_dir=str(tmp_path / "runs"), settings=settings)
+    rows = list(run_comparison(plan, runs, command="command"))
+    assert all(0 <= row["disturbed"]["grey"] <= 1 and row["slices"] for row in rows)
+    paired = comparison_results(plan, runs, rows, command="command")["paired_with_first"]
+    assert list(paired) == ["method"]
+    assert paired["method"]["seeds"] == [1, 2]
+    everything = paired["method"]["all"]
+    assert (everything["num_samples"], everything["num_groups"]) == (14, 7)
+    accuracy = {(row["variant"], row["seed"]): row["scores"]["accuracy"] for row in rows}
+    means = {name: (accuracy[name, 1] + accuracy[name, 2]) / 2 for name in variants}
+    assert everything["difference"] == pytest.approx(means["method"] - means["alone"])
+    assert everything["first_accuracy"] == pytest.approx(means["alone"])
+    assert "mcnemar_p" not in everything
 
 
 def test_multiply_adds_are_those_of_the_formula():

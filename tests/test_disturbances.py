@@ -114,7 +114,8 @@ def test_zeroed_contours_are_zero_only_within_the_block(samples):
     batch = torch.stack([samples[index]["pixel_values"] for index in range(5)])
     with torch.inference_mode():
         maps = model(batch, output_hidden_states=True).hidden_states
-        by_hand = model.classifier(model.contour_fusion([torch.zeros_like(maps[0]), *maps[1:-1]]))
+        zeros = model.contour_downsampling(torch.zeros_like(model.contour_features(batch)))
+        by_hand = model.classifier(model.contour_fusion([zeros, *maps[1:-1]]))
         undisturbed = model(batch).logits
         with zeroed_contours(model) as without:
             found = without(batch).logits

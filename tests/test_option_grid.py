@@ -29,12 +29,19 @@ EXTRACTOR_GRID = list(itertools.product(RESIDUAL_TYPES, UNIFIERS, EXTRACTOR_FUSI
 
 CONTOURS = [
     {"contour_features": "fused"},
+    {"contour_features": "fused", "contour_downsampling": "average"},
+    {"contour_features": "none"},
     {"contour_features": "levels"},
     {"contour_features": "levels", "contour_levels": [0, 2]},
     {"contour_features": "levels", "contour_levels": ["edges", "outline"]},
 ]
 FUSIONS = ["concat", "conv", "concat_conv"]
-HEADS = ["linear", "mlp", "cnn"]
+HEADS = [
+    {"head": "linear"},
+    {"head": "linear", "head_grid": [1, 1]},
+    {"head": "mlp"},
+    {"head": "cnn", "head_grid": [2, 3]},
+]
 BACKBONES = [
     "tf_efficientnet_lite0",
     "mobilenetv3_small_050",
@@ -125,8 +132,8 @@ def check_classifier(folder, contours, fusion, head, backbone, problem_type) -> 
         backbone=backbone,
         fusion=fusion,
         fusion_channels=8,
-        head=head,
         head_channels=8,
+        **head,
         id2label={0: "cotton", 1: "denim", 2: "silk"},
         problem_type=problem_type,
         **contours,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -342,3 +343,70 @@ def test_a_misspelt_model_field_is_refused(tmp_path, source, contour_run, stage)
     changes = {"data": str(source), "model": {"fusion_chanels": 8}, "extractor": str(contour_run[0].folder / "model")}
     with pytest.raises(ValueError, match=r"fusion_chanels.*nearest: fusion_channels"):
         run_stage(settings(tmp_path, stage, **changes))
+
+
+def test_cached_features_train_as_computed_ones_do(tmp_path, source, contour_run):
+    shared = {"augmentation": None, "colour": None, "epochs": 2, "seed": 1}
+    plain = gender_settings(tmp_path / "plain", source, contour_run, **shared)
+    cached = gender_settings(tmp_path / "cached", source, contour_run, cache_features=True, **shared)
+    run_stage(plain)
+    run_stage(cached)
+    losses = [[line["loss"] for line in log_lines(run) if "loss" in line] for run in (plain, cached)]
+    # They are kept as float16, and a difference grows from step to step.
+    assert losses[0][:2] == pytest.approx(losses[1][:2], rel=1e-3)
+    features = np.load(cached.folder / "features" / "features.npy", mmap_mode="r")
+    model = ContourGenderForImageClassification.from_pretrained(cached.folder / "model")
+    processor = ContourImageProcessor.from_pretrained(cached.folder / "model")
+    picture = load_dataset(str(source), split="train")[5]["image"]
+    with torch.no_grad():
+        by_hand = model.contour_features(processor(picture, return_tensors="pt")["pixel_values"])
+    assert features.dtype == np.float16
+    assert len(features) == 24
+    np.testing.assert_allclose(features[5], by_hand[0].numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_cached_features_of_another_extractor_are_not_used(tmp_path, source, contour_run):
+    shared = {"augmentation": None, "colour": None, "epochs": 1, "cache_features": True}
+    run = gender_settings(tmp_path, source, contour_run, **shared)
+    run_stage(run)
+    first = np.load(run.folder / "features" / "features.npy")
+    other = gender_settings(tmp_path, source, contour_run, extractor_weights="random", overwrite=True, **shared)
+    (run.folder / "features").rename(tmp_path / "kept")
+    other.folder.mkdir(exist_ok=True)
+    (tmp_path / "kept").rename(other.folder / "features")
+    other.overwrite = False
+    (other.folder / "results.json").unlink()
+    shutil.rmtree(other.folder / "checkpoints")
+    run_stage(other)
+    assert np.abs(np.load(other.folder / "features" / "features.npy").astype(float) - first).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augmentation": {"flip": 0.5}}, "offline"),
+        ({"streaming": True, "max_steps": 3}, "offline"),
+        ({"model": {"contour_features": "none"}}, "frozen extractor"),
+    ],
+)
+def test_features_that_cannot_be_cached_are_refused(tmp_path, source, contour_run, changes, message):
+    plain = {"augmentation": None, "colour": None, "cache_features": True}
+    with pytest.raises(ValueError, match=message):
+        run_stage(gender_settings(tmp_path, source, contour_run, **{**plain, **changes}))
+
+
+def test_an_extractor_with_random_weights_is_a_control(tmp_path, source, contour_run):
+    arguments = gender_settings(tmp_path, source, contour_run, extractor_weights="random", epochs=1)
+    run_stage(arguments)
+    model = ContourGenderForImageClassification.from_pretrained(arguments.folder / "model")
+    trained = ContourExtractorModel.from_pretrained(arguments.extractor)
+    assert model.config.extractor_config.to_dict() == trained.config.to_dict()
+    kernels = [next(one.cascade.parameters()) for one in (model.extractor, trained)]
+    assert not torch.equal(*kernels)
+
+
+def test_an_extractor_that_is_not_frozen_changes(tmp_path, source, contour_run):
+    fields = {**gender_settings(tmp_path, source, contour_run).mapping("model"), "freeze_extractor": False}
+    arguments = gender_settings(tmp_path, source, contour_run, model=fields, epochs=1)
+    results = run_stage(arguments)
+    assert results["extractor"]["sha256_before"] != results["extractor"]["sha256_after"]

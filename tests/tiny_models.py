@@ -39,7 +39,7 @@ def tiny_extractor(**fields: Any) -> ContourExtractorForPreTraining:
 def tiny_classifier(*, extractor: dict[str, Any] = CASCADE, **fields: Any) -> ContourGenderForImageClassification:
     """A classifier with a small timm backbone and three labels, in evaluation mode."""
     torch.manual_seed(0)
-    defaults = {"backbone": "test_efficientnet", "fusion_channels": 8, "num_labels": 3}
+    defaults = {"backbone": "test_efficientnet", "contour_channels": 8, "fusion_channels": 8, "num_labels": 3}
     config = ContourGenderConfig(extractor_config=ContourExtractorConfig(**extractor), **{**defaults, **fields})
     model = ContourGenderForImageClassification(config)
     random_statistics(model)
