@@ -88,7 +88,7 @@ def planned_runs(plan: Plan, *, output_dir: str, settings: Mapping[str, Any]) ->
     Args:
         plan: what to compare.
         output_dir: folder of the runs.
-        settings: further settings of all trainings, such as `data` and `torch_threads`.
+        settings: further settings of all trainings, such as `data` and `torch_threads`; a variant may change them.
 
     Raises:
         ValueError: For an impossible setting; names the variant.
@@ -97,7 +97,7 @@ def planned_runs(plan: Plan, *, output_dir: str, settings: Mapping[str, Any]) ->
     for variant, given in plan.variants.items():
         changes = dict(given or {})
         for seed in changes.pop("seeds", plan.seeds):
-            values = merged(merged(plan.recipe, changes), settings)
+            values = merged(merged(plan.recipe, settings), changes)
             run_name = f"{plan.name}/{variant.replace(' ', '_')}-seed{seed}"
             try:
                 arguments = ContourTrainingArguments(

@@ -190,6 +190,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
     base_model_prefix = "contour_gender"
     _no_split_modules: ClassVar[list[str]] = [
         "ContourExtractorModel",
+        "ContourDownsampling",
         "ImageBackbone",
         "ContourFusion",
         "ContourClassifier",
@@ -302,6 +303,18 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         """
         return self._contour_branch(pad_to_multiple(pixel_values, self.stride), extractor or self.extractor)[0]
 
+    def image_features(self, pixel_values: Tensor) -> list[Tensor]:
+        """What each backbone gives, before it is joined: to be computed once where the backbones are frozen too.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
+
+        Returns:
+            Maps `(B, C, H'/stride, W'/stride)` of the picture padded to a multiple of the model's stride.
+        """
+        pixel_values = pad_to_multiple(pixel_values, self.stride)
+        return [backbone(pixel_values) for backbone in self.image_backbones]
+
     def _contour_branch(self, pixel_values: Tensor, extractor: nn.Module | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Contour features, and all levels."""
         if self.extractor is None or extractor is None:
@@ -319,6 +332,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         contour_features: Tensor | None = None,
+        image_features: Sequence[Tensor] | None = None,
         output_hidden_states: bool | None = None,
         output_level_features: bool = False,
         **kwargs: Any,
@@ -330,6 +344,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
             labels: `(B,)` class numbers, or `(B, K)` zeros and ones for several labels.
             contour_features: what `contour_features` gave for these pictures; the extractor is then not run, and
                 there are no level features.
+            image_features: what `image_features` gave for these pictures; the backbones are then not run.
             output_hidden_states: also return the feature maps that were joined.
             output_level_features: also return the extractor's levels.
             **kwargs: only what Transformers passes to every model.
@@ -347,8 +362,10 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
             if contour_features is None:
                 contour_features, level_features = self._contour_branch(pixel_values, self.extractor)
             maps.append(self.contour_downsampling(contour_features))
-        for backbone in self.image_backbones:
-            maps.append(pool_to_stride(backbone(pixel_values), backbone.stride, self.join_stride))
+        if image_features is None:
+            image_features = self.image_features(pixel_values)
+        for backbone, feature_map in zip(self.image_backbones, image_features, strict=True):
+            maps.append(pool_to_stride(feature_map, backbone.stride, self.join_stride))
         fused = self.contour_fusion(maps)
         logits = self.classifier(fused)
         loss = None

@@ -32,6 +32,7 @@ class AugmentDataArguments:
     seed: int = field(default=0, metadata={"help": "seed of every random choice"})
     stage: str | None = field(default=None, metadata={"help": "contour or gender: that stage's part of the recipe"})
     split: str = field(default="train", metadata={"help": "split to enlarge"})
+    use_colour: bool = field(default=True, metadata={"help": "apply the recipe's colour transform"})
     data_config: str | None = field(default=None, metadata={"help": "configuration of the data set"})
     streaming: bool = field(default=False, metadata={"help": "read the data set as a stream"})
     keep_originals: bool = field(default=True, metadata={"help": "write the pictures themselves too"})
@@ -45,7 +46,7 @@ def enlarge(arguments: AugmentDataArguments) -> EnlargedSet:
     recipe = read_recipe(Path(arguments.recipe))
     if arguments.stage is not None:
         recipe = {**recipe, **(recipe.get(arguments.stage) or {})}
-    augmentation, colour = recipe.get("augmentation"), recipe.get("colour")
+    augmentation, colour = recipe.get("augmentation"), recipe.get("colour") if arguments.use_colour else None
     source = load_source(
         arguments.data,
         split=arguments.split,

@@ -97,10 +97,10 @@ class ContourTrainingArguments:
     )
     multi_label: bool = _help(False, "a csv cell holds several labels")
     cache: bool = _help(False, "read the training set once and keep it decoded in memory")
-    cache_features: bool = _help(
-        False,
-        "gender: compute what the frozen extractor gives once, before the first step, and read it from a file; for "
-        "training sets that are augmented offline or not at all",
+    feature_cache: str | None = _help(
+        None,
+        "gender: folder for what the frozen parts give, computed once before the first step and shared among runs; "
+        "for training sets that are augmented offline or not at all",
     )
     streaming: bool = _help(False, "read the training set as a stream; needs max_steps")
     shuffle_buffer: int = _help(1000, "rows held for shuffling a stream")
@@ -210,9 +210,9 @@ class ContourTrainingArguments:
                 raise ValueError(f"{name} is {size}; expected a height and a width, at least 1 each.")
         if self.streaming and not self.max_steps:
             raise ValueError("A stream has no known end: give max_steps with streaming.")
-        if self.cache_features and (self.augmentation or self.colour or self.streaming):
+        if self.feature_cache and (self.augmentation or self.colour or self.streaming):
             raise ValueError(
-                "cache_features computes the features of a picture once; leave out augmentation, colour and streaming "
+                "feature_cache keeps one set of features of a picture; leave out augmentation, colour and streaming "
                 "(scripts/augment_data.py enlarges a training set offline)."
             )
         if self.schedule == "plateau" and self.validation_split is None:

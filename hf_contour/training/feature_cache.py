@@ -1,6 +1,6 @@
-"""What the frozen extractor gives for each training picture, computed once and read from a file after that.
+"""What the frozen parts give for each training picture, computed once and read from files after that.
 
-Shapes: N pictures, B of them in a batch, C channels of h x w contour features.
+Shapes: N pictures, B of them in a batch, C channels of h x w features.
 """
 
 import hashlib
@@ -19,78 +19,70 @@ from tqdm import tqdm
 from hf_contour.data.samples import ContourSamples, collate_gender
 from hf_contour.training.durable_files import UNFINISHED, put_in_place, remove, writing
 
-FEATURES_FILE, KEY_FILE = "features.npy", "key.json"
-
 
 def cached_features(
     folder: Path,
     samples: ContourSamples,
-    compute: Callable[[Tensor], Tensor],
+    compute: Callable[[Tensor], Sequence[Tensor]],
     *,
     key: Mapping[str, Any],
     loading: Mapping[str, Any],
     device: torch.device,
     show_progress: bool = False,
-) -> NDArray[np.float16]:
-    """The features of all samples, from the folder if it holds those of this key, else computed and put there.
+) -> list[NDArray[np.float16]]:
+    """The features of all samples: those that the folder holds under this key, else computed and put there.
 
     Args:
-        folder: of this cache alone; whole or absent, whatever ends the process.
+        folder: of the cache; what it holds is whole or absent, whatever ends the process.
         samples: neither augmented nor recoloured; all of one size.
-        compute: pixels `(B, 3, H, W)` on the device to features `(B, C, h, w)`.
+        compute: pixels `(B, 3, H, W)` on the device to maps `(B, C, h, w)`, one for each network.
         key: plain JSON values that tell these features from others.
         loading: `batch_size` and `num_workers` of the one pass over the samples.
         device: that `compute` runs on.
         show_progress: whether to show a progress bar.
 
     Returns:
-        `(N, C, h, w)`, mapped from the file and not held in memory; float16, which keeps three decimal digits.
+        For each network `(N, C, h, w)`, mapped from a file and not held in memory; float16, which keeps three decimal
+        digits.
 
     Raises:
         OutputError: If the folder cannot be written; names the room there is.
         ValueError: If pictures differ in size, or one cannot be read.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    if _digest_in(folder) != digest:
-        unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
-        with writing(folder):
+    place = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    if not place.exists():
+        unfinished = folder / f"{UNFINISHED}{place.name}"
+        with writing(place):
             remove(unfinished)
             unfinished.mkdir(parents=True)
             loader = DataLoader(samples, collate_fn=collate_gender, generator=torch.Generator(), **loading)
-            mapped: np.memmap[Any, np.dtype[np.float16]] | None = None
-            for batch in tqdm(loader, desc="contour features", disable=not show_progress):
-                features = compute(batch["pixel_values"].to(device)).half().cpu().numpy()
-                if mapped is None:
-                    shape = (len(samples), *features.shape[1:])
-                    path = unfinished / FEATURES_FILE
-                    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-                mapped[batch["index"].numpy()] = features
-            if mapped is not None:
+            maps: list[np.memmap[Any, np.dtype[np.float16]]] = []
+            for batch in tqdm(loader, desc="features", disable=not show_progress):
+                features = [one.half().cpu().numpy() for one in compute(batch["pixel_values"].to(device))]
+                for number, one in enumerate(features if not maps else []):
+                    path, shape = unfinished / f"{number}.npy", (len(samples), *one.shape[1:])
+                    maps.append(np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape))
+                for mapped, one in zip(maps, features, strict=True):
+                    mapped[batch["index"].numpy()] = one
+            for mapped in maps:
                 mapped.flush()
-            (unfinished / KEY_FILE).write_text(json.dumps({"sha256": digest}), encoding="utf-8")
-            remove(folder)
-            put_in_place(unfinished, folder)
-    return np.load(folder / FEATURES_FILE, mmap_mode="r")
+            put_in_place(unfinished, place)
+    return [np.load(path, mmap_mode="r") for path in sorted(place.glob("*.npy"))]
 
 
 class CollateWithFeatures:
-    """Stacks samples and puts what the extractor gave for them beside their pixels, as "contour_features".
+    """Stacks samples and puts what the frozen parts gave for them beside their pixels.
 
     Args:
-        features: as `cached_features` gives them; the row of a sample is its "index".
+        features: arrays of `cached_features` by the name that they get in a batch; the row of a sample is its "index".
     """
 
-    def __init__(self, features: NDArray[np.float16]) -> None:
+    def __init__(self, features: Mapping[str, NDArray[np.float16]]) -> None:
         self.features = features
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """A batch as `collate_gender` makes it, and "contour_features" `(B, C, h, w)` float32."""
-        rows = [self.features[sample["index"]] for sample in samples]
-        return {**collate_gender(samples), "contour_features": torch.from_numpy(np.stack(rows)).float()}
-
-
-def _digest_in(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / KEY_FILE).read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        """A batch as `collate_gender` makes it, with the features `(B, C, h, w)` float32."""
+        batch = collate_gender(samples)
+        for name, maps in self.features.items():
+            batch[name] = torch.from_numpy(np.stack([maps[sample["index"]] for sample in samples])).float()
+        return batch

@@ -57,6 +57,7 @@ _NEUTRAL = frozenset(
         "start_from",
         "teacher",
         "cache",
+        "feature_cache",
         "num_workers",
         "torch_threads",
         "log_every",

@@ -236,39 +236,53 @@ class GenderTask:
             self.folded_extractor = fold_batch_norms(self.model.extractor).to(accelerator.device)
             if arguments.channels_last:
                 self.folded_extractor.to(memory_format=torch.channels_last)
-        if arguments.cache_features and self.folded_extractor is None:
-            raise ValueError("cache_features needs a frozen extractor; this model has none.")
+        if arguments.feature_cache and not self._frozen_networks():
+            raise ValueError("feature_cache needs a frozen extractor, or --train_parts head; here all parts learn.")
         self.steps_per_epoch = self.data.steps_per_epoch(accelerator.num_processes)
         self.sample_name = self.data.sample_name
 
     def train_loader(self, accelerator: Accelerator, *, start_step: int, num_steps: int) -> DataLoader:
-        """As `StageData.train_loader`; with cached features they are computed first, if they are not there."""
-        if self.arguments.cache_features:
+        """As `StageData.train_loader`; with a feature cache what is not in it is computed first."""
+        if self.arguments.feature_cache:
             with accelerator.main_process_first():
                 self.data.collate_train = CollateWithFeatures(self._cached_features(accelerator))
         return self.data.train_loader(accelerator, start_step=start_step, num_steps=num_steps)
 
-    def _cached_features(self, accelerator: Accelerator) -> NDArray[np.float16]:
-        assert self.model.extractor is not None
+    def _frozen_networks(self) -> dict[str, nn.Module]:
+        """The networks whose features do not change while the rest learns, by the name of the features."""
+        frozen: dict[str, nn.Module] = {}
+        if self.model.extractor is not None and self.config.freeze_extractor:
+            frozen["contour_features"] = self.model.extractor
+        if self.model.image_backbones in self.frozen_parts:
+            frozen["image_features"] = self.model.image_backbones
+        return frozen
+
+    def _cached_features(self, accelerator: Accelerator) -> dict[str, NDArray[np.float16]]:
         assert isinstance(self.data.train, ContourSamples)
         arguments = self.arguments
-        key = {
-            "extractor": state_dict_sha256(self.model.extractor.state_dict()),
+        compute = {"contour_features": self._frozen_contours, "image_features": self._frozen_images}
+        shared = {
             "rows": listing_sha256(self.data.rows),
             "probes": rows_sha256(self.data.rows),
             "processor": self.processor.to_dict(),
-            "contour_features": self.config.contour_features,
-            "levels": self.config.contour_level_indices,
+            "stride": self.model.stride,
         }
-        return cached_features(
-            arguments.folder / "features",
-            self.data.train,
-            self._frozen_features,
-            key=key,
-            loading={"batch_size": arguments.eval_batch_size, "num_workers": arguments.num_workers},
-            device=accelerator.device,
-            show_progress=arguments.progress and accelerator.is_local_main_process,
-        )
+        choice = {"contours": self.config.contour_features, "levels": self.config.contour_level_indices}
+        cached: dict[str, NDArray[np.float16]] = {}
+        for name, network in self._frozen_networks().items():
+            network.eval()
+            key = {**shared, **(choice if name == "contour_features" else {})}
+            found = cached_features(
+                Path(str(arguments.feature_cache)),
+                self.data.train,
+                compute[name],
+                key={**key, "weights": state_dict_sha256(network.state_dict())},
+                loading={"batch_size": arguments.eval_batch_size, "num_workers": arguments.num_workers},
+                device=accelerator.device,
+                show_progress=arguments.progress and accelerator.is_local_main_process,
+            )
+            cached |= {f"{name}_{number}": maps for number, maps in enumerate(found)}
+        return cached
 
     def set_train_mode(self) -> None:
         """Puts the model in training mode; parts that are not trained keep their statistics too."""
@@ -278,21 +292,27 @@ class GenderTask:
 
     def train_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Cross entropy against the labels, smoothed and weighed as the arguments say."""
-        contours = batch.get("contour_features")
+        pixel_values = batch["pixel_values"]
+        contours = batch.get("contour_features_0")
         if contours is None and self.folded_extractor is not None:
-            contours = self._frozen_features(batch["pixel_values"])
+            (contours,) = self._frozen_contours(pixel_values)
+        maps = [batch[name] for name in sorted(batch) if name.startswith("image_features_")]
         return classification_loss(
-            model(pixel_values=batch["pixel_values"], contour_features=contours).logits,
+            model(pixel_values=pixel_values, contour_features=contours, image_features=maps or None).logits,
             batch["labels"],
             problem_type=self.config.problem_type,
             class_weights=self.class_weights,
             label_smoothing=self.arguments.label_smoothing,
         )
 
-    def _frozen_features(self, pixel_values: Tensor) -> Tensor:
+    def _frozen_contours(self, pixel_values: Tensor) -> list[Tensor]:
         """What the frozen extractor gives, its normalisation folded: faster than within the model."""
         with torch.no_grad():
-            return self.model.contour_features(pixel_values, self.folded_extractor)
+            return [self.model.contour_features(pixel_values, self.folded_extractor)]
+
+    def _frozen_images(self, pixel_values: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return self.model.image_features(pixel_values)
 
     def evaluate(
         self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]
