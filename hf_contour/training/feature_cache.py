@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -50,24 +51,38 @@ def cached_features(
         ValueError: If pictures differ in size, or one cannot be read.
     """
     place = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    if not place.exists():
-        unfinished = folder / f"{UNFINISHED}{place.name}"
-        with writing(place):
-            remove(unfinished)
-            unfinished.mkdir(parents=True)
-            loader = DataLoader(samples, collate_fn=collate_gender, generator=torch.Generator(), **loading)
-            maps: list[np.memmap[Any, np.dtype[np.float16]]] = []
-            for batch in tqdm(loader, desc="features", disable=not show_progress):
-                features = [one.half().cpu().numpy() for one in compute(batch["pixel_values"].to(device))]
-                for number, one in enumerate(features if not maps else []):
-                    path, shape = unfinished / f"{number}.npy", (len(samples), *one.shape[1:])
-                    maps.append(np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape))
-                for mapped, one in zip(maps, features, strict=True):
-                    mapped[batch["index"].numpy()] = one
-            for mapped in maps:
-                mapped.flush()
-            put_in_place(unfinished, place)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{place.name}.lock"):  # another run may be computing the same
+        if not place.exists():
+            with writing(place):
+                _compute(place, samples, compute, loading=loading, device=device, show_progress=show_progress)
     return [np.load(path, mmap_mode="r") for path in sorted(place.glob("*.npy"))]
+
+
+def _compute(
+    place: Path,
+    samples: ContourSamples,
+    compute: Callable[[Tensor], Sequence[Tensor]],
+    *,
+    loading: Mapping[str, Any],
+    device: torch.device,
+    show_progress: bool,
+) -> None:
+    unfinished = place.with_name(f"{UNFINISHED}{place.name}")
+    remove(unfinished)
+    unfinished.mkdir()
+    loader = DataLoader(samples, collate_fn=collate_gender, generator=torch.Generator(), **loading)
+    maps: list[np.memmap[Any, np.dtype[np.float16]]] = []
+    for batch in tqdm(loader, desc="features", disable=not show_progress):
+        features = [one.half().cpu().numpy() for one in compute(batch["pixel_values"].to(device))]
+        for number, one in enumerate(features if not maps else []):
+            path, shape = unfinished / f"{number}.npy", (len(samples), *one.shape[1:])
+            maps.append(np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape))
+        for mapped, one in zip(maps, features, strict=True):
+            mapped[batch["index"].numpy()] = one
+    for mapped in maps:
+        mapped.flush()
+    put_in_place(unfinished, place)
 
 
 class CollateWithFeatures:
