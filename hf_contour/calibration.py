@@ -1,4 +1,7 @@
-"""Calibrate a classifier: fit its temperature on held-out pictures and write it into the folder's config."""
+"""Calibrate a classifier on held-out pictures: its temperature, and the confidence below which it should abstain.
+
+Both go into the config of its folder.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +16,7 @@ from accelerate import Accelerator
 from hf_contour.class_evaluation import COVERAGES, ClassEvaluationSettings, class_scores
 from hf_contour.class_predictions import ClassPredictions
 from hf_contour.data.samples import ContourSamples
-from hf_contour.evaluation import EvaluationArguments, load_model, load_split, portable_path
+from hf_contour.evaluation import EvaluationArguments, load_model, load_split, portable_arguments, portable_path
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.metrics.classification import brier_score, expected_calibration_error
 from hf_contour.metrics.confidence import (
@@ -25,7 +28,9 @@ from hf_contour.metrics.confidence import (
     thresholds_for_coverages,
 )
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
+from hf_contour.results import library_versions, source_commit
 from hf_contour.training.durable_files import write_text
+from hf_contour.training.records import state_dict_sha256
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -36,7 +41,7 @@ def _setting(default: Any, text: str) -> Any:
 class CalibrationArguments:
     """Settings of a calibration; `help` describes each."""
 
-    model: str = field(metadata={"help": "folder of a classifier; its config.json gets the temperature"})
+    model: str = field(metadata={"help": "folder of a classifier; its config.json gets temperature and threshold"})
     data: str = field(metadata={"help": "a folder, a file or a Hub id"})
     data_config: str | None = _setting(None, "configuration of the data set, where it has several")
     split: str = _setting("validation", "split to fit on: neither trained on nor tested on")
@@ -47,15 +52,19 @@ class CalibrationArguments:
     num_workers: int = _setting(0, "processes that read pictures")
     num_bins: int = _setting(15, "bins of the expected calibration error")
     wanted_accuracy: list[float] = field(
-        default_factory=lambda: [0.99, 0.995, 0.999],
-        metadata={"help": "print the lowest confidence from which on predictions are right so often"},
+        default_factory=lambda: [0.995, 0.99, 0.999],
+        metadata={
+            "help": "find the lowest confidence from which on predictions are right so often; that of the first "
+            "becomes the abstain_threshold of config.json, the others are printed"
+        },
     )
+    seed: int = _setting(0, "seed of the drawn garments; nothing else is drawn")
     dry_run: bool = _setting(False, "leave config.json as it is")
-    output: str | None = _setting(None, "JSON file for the figures")
+    output: str | None = _setting(None, "JSON file for the figures, such as model_cards/results/NAME-calibration.json")
     cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
 
     def __post_init__(self) -> None:
-        if not all(0 < accuracy <= 1 for accuracy in self.wanted_accuracy):
+        if not self.wanted_accuracy or not all(0 < accuracy <= 1 for accuracy in self.wanted_accuracy):
             raise ValueError(f"wanted_accuracy is {self.wanted_accuracy}; expected numbers from 0 to 1, such as 0.99.")
 
 
@@ -67,6 +76,8 @@ class Calibration:
         num_samples: pictures.
         temperature_before: that the folder had.
         temperature: that was fitted.
+        abstain_threshold_before: that the folder had.
+        abstain_threshold: the first of `abstaining`; `None` where no threshold reaches that accuracy.
         before: `expected_calibration_error` and `brier_score` at the old temperature.
         after: the same at the new one.
         abstaining: for each wanted accuracy the `threshold` of confidence that reaches it, and the `coverage` and
@@ -77,6 +88,8 @@ class Calibration:
     num_samples: int
     temperature_before: float
     temperature: float
+    abstain_threshold_before: float
+    abstain_threshold: float | None
     before: dict[str, float]
     after: dict[str, float]
     abstaining: list[dict[str, float | None]]
@@ -87,8 +100,12 @@ class Calibration:
         return asdict(self)
 
 
-def calibrate(arguments: CalibrationArguments) -> Calibration:
-    """Fit the temperature on a split, and write it into the folder unless `dry_run`.
+def calibrate(arguments: CalibrationArguments, *, command: str) -> Calibration:
+    """Fit temperature and threshold on a split, and write them into the folder unless `dry_run`.
+
+    Args:
+        arguments: the settings.
+        command: what to note as the command that gives these figures.
 
     Raises:
         ValueError: If the folder holds no classifier, or the data does not fit it.
@@ -97,35 +114,51 @@ def calibrate(arguments: CalibrationArguments) -> Calibration:
     model = load_model(arguments.model)
     if not isinstance(model, ContourGenderForImageClassification):
         raise ValueError(f"{arguments.model} holds a {model.config.model_type} model; expected a contour_gender one.")
-    before = float(model.config.temperature)
+    before = {name: float(getattr(model.config, name)) for name in ("temperature", "abstain_threshold")}
     accelerator = Accelerator(cpu=arguments.cpu)
     source = load_split(_data_arguments(arguments), label_names=list(model.config.id2label.values()))
     samples = ContourSamples(source, ContourImageProcessor.from_pretrained(arguments.model), stage="gender")
+    described = {
+        "name": Path(arguments.model).resolve().name,
+        "model_type": model.config.model_type,
+        "num_parameters": model.num_parameters(),
+        "sha256": state_dict_sha256(model.state_dict()),
+    }
     model.config.temperature = 1.0  # of this copy: the logits are wanted undivided
     model = model.float().to(accelerator.device).eval()
     settings = ClassEvaluationSettings(batch_size=arguments.batch_size, num_workers=arguments.num_workers)
     _, predictions = class_scores(model, samples, accelerator, settings)
     calibration = calibrate_predictions(
-        predictions, before=before, wanted_accuracy=arguments.wanted_accuracy, num_bins=arguments.num_bins
+        predictions,
+        before=before["temperature"],
+        abstain_threshold_before=before["abstain_threshold"],
+        wanted_accuracy=arguments.wanted_accuracy,
+        num_bins=arguments.num_bins,
     )
     if accelerator.is_main_process:
         if not arguments.dry_run:
-            write_temperature(Path(arguments.model), calibration.temperature)
+            write_calibration(Path(arguments.model), calibration)
         if arguments.output:
-            _write_figures(Path(arguments.output), arguments, calibration)
+            _write_figures(arguments, calibration, model=described, command=command)
     accelerator.wait_for_everyone()
     return calibration
 
 
 def calibrate_predictions(
-    predictions: ClassPredictions, *, before: float, wanted_accuracy: Sequence[float] = (), num_bins: int = 15
+    predictions: ClassPredictions,
+    *,
+    before: float,
+    abstain_threshold_before: float = 0.0,
+    wanted_accuracy: Sequence[float] = (),
+    num_bins: int = 15,
 ) -> Calibration:
     """Fit a temperature and say what it does.
 
     Args:
         predictions: with logits that no temperature divides.
         before: the temperature so far.
-        wanted_accuracy: of which thresholds are wanted.
+        abstain_threshold_before: the threshold so far.
+        wanted_accuracy: of which thresholds are wanted; the first is for the config.
         num_bins: of the expected calibration error.
 
     Raises:
@@ -156,6 +189,8 @@ def calibrate_predictions(
         num_samples=len(logits),
         temperature_before=before,
         temperature=temperature,
+        abstain_threshold_before=abstain_threshold_before,
+        abstain_threshold=abstaining[0]["threshold"] if abstaining else None,
         before=_figures(_divided(predictions, before), num_bins=num_bins),
         after=_figures(after, num_bins=num_bins),
         abstaining=abstaining,
@@ -163,8 +198,10 @@ def calibrate_predictions(
     )
 
 
-def write_temperature(folder: Path, temperature: float) -> None:
-    """Put a temperature into `config.json`; every other field stays, and readers see the old file or the new one.
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    """Put temperature and threshold into `config.json`, both at once: readers see the old file or the new one.
+
+    Every other field stays, and so does the threshold where the calibration found none.
 
     Raises:
         ValueError: If there is no config of a classifier.
@@ -176,8 +213,10 @@ def write_temperature(folder: Path, temperature: float) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(config, Mapping) or config.get("model_type") != "contour_gender":
-        raise ValueError(f"{path} is no config of a contour_gender model, which alone has a temperature.")
-    changed = {**config, "temperature": temperature}
+        raise ValueError(f"{path} is no config of a contour_gender model, which alone is calibrated.")
+    changed = {**config, "temperature": calibration.temperature}
+    if calibration.abstain_threshold is not None:
+        changed["abstain_threshold"] = calibration.abstain_threshold
     # As save_pretrained writes it: sorted, so that a new field stands where it would.
     write_text(path, json.dumps(changed, indent=2, sort_keys=True) + "\n")
 
@@ -201,18 +240,28 @@ def _figures(predictions: ClassPredictions, *, num_bins: int) -> dict[str, float
 
 def _data_arguments(arguments: CalibrationArguments) -> EvaluationArguments:
     names = ("model", "data", "data_config", "split", "image_column", "label_column", "batch_size", "max_samples")
-    return EvaluationArguments(**{name: getattr(arguments, name) for name in names})
+    return EvaluationArguments(**{name: getattr(arguments, name) for name in (*names, "seed")})
 
 
-def _write_figures(path: Path, arguments: CalibrationArguments, calibration: Calibration) -> None:
+def _write_figures(
+    arguments: CalibrationArguments, calibration: Calibration, *, model: Mapping[str, Any], command: str
+) -> None:
+    assert arguments.output is not None
+    path = Path(arguments.output)
     content = {
-        "model": Path(arguments.model).resolve().name,
+        "model": model,
         "data": {
             "source": portable_path(arguments.data),
             "config": arguments.data_config,
             "split": arguments.split,
+            "num_samples": calibration.num_samples,
         },
         "calibration": calibration.to_dict(),
+        "command": command,
+        "arguments": portable_arguments(arguments),
+        "seed": arguments.seed,
+        "versions": library_versions(),
+        "commit": source_commit(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -19,7 +19,9 @@ TEMPLATE = """---
 ```
 
 The folder carries the model's code (`trust_remote_code=True` runs it). With the package `hf_contour` installed and
-imported, it is not needed.
+imported, it is not needed.{% if abstaining %}
+
+{{ abstaining }}{% endif %}
 
 ## Intended use
 
@@ -31,11 +33,12 @@ imported, it is not needed.
 
 {{ results }}
 
-Each row is one file written by the command beside it; nothing here is typed by hand.
+All figures are from files that the commands above wrote; nothing here is typed by hand.
 
 ## Training
 
-{% for source in sources %}- **{{ source.title }}**: {{ source.statement }} Licence: {{ source.license }}
+{% for source in sources %}- **{{ source.title }}** ({{ source.teaches }}): {{ source.statement }} \
+Licence: {{ source.license }}
 {% endfor %}{% for weights in starting_weights %}- **Starting weights** of `{{ weights.architecture }}`: ImageNet \
 weights from the Python package `{{ weights.package }}` {{ weights.version }} ({{ weights.license }}), file SHA-256 \
 `{{ weights.sha256 }}`.
@@ -61,11 +64,18 @@ weights from the Python package `{{ weights.package }}` {{ weights.version }} ({
 
 CLASSIFIER_USE = (
     "Sorting pictures of garments by the section that they are sold in ({labels}), as one sign among others, with "
-    "the scores above a threshold that fits the cost of a mistake."
+    "the scores above a threshold that fits the cost of a mistake. It looks at one picture of one garment."
 )
 CLASSIFIER_MISUSE = (
     "guessing the gender of a person, or anything else about a person. The labels are the shop's sections, not the "
-    "people who wear the garments; pictures of people without regard to what is sold are outside of what was tested."
+    "people who wear the garments. Many of the photographs show people all the same, so the model can read the wearer "
+    "where it should read the garment, and what it learned from models of one shop says nothing about anybody's "
+    "gender. Pictures of people without regard to what is sold are outside of what was tested."
+)
+ABSTAINING = (
+    "Where a wrong answer costs more than none: with `hf_contour` imported, `classify(picture, abstain=True)` gives "
+    '`[{{"label": None, "score": ...}}]` for a picture whose best score lies below {threshold:.6g}, the '
+    "`abstain_threshold` of `config.json`. It was chosen on held-out pictures, together with the temperature."
 )
 EXTRACTOR_USE = (
     "Contour features for another network, and contour maps of photographs. The maps need the single-channel layer, "
@@ -84,6 +94,10 @@ GENERAL_LIMIT = (
     "pictures, other shops, times and places."
 )
 CLASSIFIER_LIMIT = "Pictures are brought to a small size before they are read; details below it are lost."
+GARMENTS_ONLY_LIMIT = (
+    "On the {num_samples} pictures of {data} with hardly any skin ({name}: garments alone, or on a cropped body), "
+    "accuracy was {part}, against {whole} on all. This is the figure to expect where no wearer helps."
+)
 EXTRACTOR_LIMIT = (
     "Contours are drawn where people would draw them; texture and shadows are mistaken for them at times."
 )
@@ -95,6 +109,7 @@ class DataSource:
 
     Attributes:
         title: its name.
+        teaches: what a model learns from it.
         statement: where it comes from, in a sentence or two.
         license: of the data, as far as it is known.
         research_only: whether that limits the weights to research and education.
@@ -103,6 +118,7 @@ class DataSource:
     """
 
     title: str
+    teaches: str
     statement: str
     license: str
     research_only: bool
@@ -113,6 +129,7 @@ class DataSource:
 DATA_SOURCES = {
     "bsds500": DataSource(
         title="BSDS500",
+        teaches="contours",
         statement="Berkeley Segmentation Data Set, photographs with contours drawn by several people each.",
         license='none given; its page allows downloads "for non-commercial research and educational purposes".',
         research_only=True,
@@ -129,6 +146,7 @@ DATA_SOURCES = {
     ),
     "myntra_gender": DataSource(
         title="Fashion Product Images (Small)",
+        teaches="classes",
         statement=(
             "Product photographs and catalogue fields of the Indian shop Myntra, published by Param Aggarwal on "
             "Kaggle (`paramaggarwal/fashion-product-images-small`); the label is the catalogue's section."
@@ -143,10 +161,13 @@ DATA_SOURCES = {
             "the garment.",
             "The photographs are of an Indian catalogue of 2008 to 2018; brands and dress are specific to it.",
             "Some kinds of garment (sarees, dresses, trunks) occur in one section only.",
+            "The labels are the shop's and not free of mistakes; a garment of any other section gets one of the "
+            "labels of this model all the same.",
         ),
     ),
     "embedded": DataSource(
         title="Drawn garments",
+        teaches="contours and classes",
         statement="Outlines of garments drawn by `hf_contour.data.silhouettes`, with exact contours.",
         license="Apache-2.0, like the code.",
         research_only=False,

@@ -23,7 +23,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_contour import card_text
 from hf_contour.backbone_weights import PACKAGED_WEIGHTS
-from hf_contour.card_tables import class_table, data_words, fill_tables, results_table
+from hf_contour.card_tables import data_words, fill_tables, garments_only, results_section
 from hf_contour.card_text import DATA_SOURCES
 from hf_contour.named_tables import fill_named_tables
 from hf_contour.results import CLASSIFICATION, CONTOURS, Results, read_results_folder
@@ -125,14 +125,11 @@ def render_card(folder: Path, facts: CardFacts, results: Sequence[Results]) -> M
         The card; `str(card)` is the text of `README.md`.
 
     Raises:
-        ValueError: If the folder is incomplete, or results belong to another model or task.
+        ValueError: If the folder is incomplete, or results belong to another model, task or calibration.
     """
     model = read_model_folder(folder)
     for found in results:
-        if (found.model["name"], found.task) != (model.name, model.task):
-            raise ValueError(
-                f"{found.name} is about {found.model['name']} ({found.task}); expected {model.name} ({model.task})."
-            )
+        _check_belongs(found, model)
     is_classifier = model.task == CLASSIFICATION
     labels = list(model.config.get("id2label", {}).values())
     sources = [DATA_SOURCES[name] for name in facts.trained_on]
@@ -144,23 +141,39 @@ def render_card(folder: Path, facts: CardFacts, results: Sequence[Results]) -> M
         summary=_summary(labels) if is_classifier else "Finds contours in photographs, and gives features of them.",
         architecture=_architecture(model),
         usage=_usage(model),
+        abstaining=_abstaining(model),
         intended_use=(
             card_text.CLASSIFIER_USE.format(labels=", ".join(labels)) if is_classifier else card_text.EXTRACTOR_USE
         ),
         unintended_use=card_text.CLASSIFIER_MISUSE if is_classifier else card_text.EXTRACTOR_MISUSE,
-        results=_results_section(results, model.task),
+        results=results_section(results, folder),
         sources=sources,
         starting_weights=[PACKAGED_WEIGHTS[name] for name in facts.starting_weights],
         commands=facts.commands,
         limits=[
             card_text.GENERAL_LIMIT,
             card_text.CLASSIFIER_LIMIT if is_classifier else card_text.EXTRACTOR_LIMIT,
+            *(limit for found in results for limit in _measured_limits(found)),
             *(limit for source in sources for limit in source.limits),
         ],
         weights_license=card_text.RESEARCH_ONLY if research_only else card_text.FREE_WEIGHTS,
         patent=card_text.PATENT,
         citations=[source.citation for source in sources if source.citation],
     )
+
+
+def _check_belongs(results: Results, model: ModelFolder) -> None:
+    if (results.model["name"], results.task) != (model.name, model.task):
+        raise ValueError(
+            f"{results.name} is about {results.model['name']} ({results.task}); expected {model.name} ({model.task})."
+        )
+    for name, absent in (("temperature", 1.0), ("abstain_threshold", 0.0)):
+        value = model.config.get(name, absent)
+        if results.scores.get(name, value) != value:
+            raise ValueError(
+                f"{results.name} was measured with {name} {results.scores[name]}; config.json of {model.name} has "
+                f"{value}. Run its command again."
+            )
 
 
 def card_metadata(model: ModelFolder, facts: CardFacts, results: Sequence[Results]) -> ModelCardData:
@@ -238,13 +251,18 @@ def _usage(model: ModelFolder) -> str:
     )
 
 
-def _results_section(results: Sequence[Results], task: str) -> str:
-    if not results:
-        return "No evaluation of this model has been made."
-    parts = [results_table(results)]
-    if task == CLASSIFICATION:
-        parts += [class_table(found) for found in results if "confusion_matrix" in found.scores]
-    return "\n\n".join(parts)
+def _abstaining(model: ModelFolder) -> str:
+    threshold = model.config.get("abstain_threshold", 0)
+    return card_text.ABSTAINING.format(threshold=threshold) if threshold else ""
+
+
+def _measured_limits(results: Results) -> list[str]:
+    part = garments_only(results.scores)
+    if part is None:
+        return []
+    figures = {"num_samples": part["num_samples"], "data": data_words(results.data), "name": f"`{part['name']}`"}
+    shares = {"part": f"{part['accuracy']:.3f}", "whole": f"{results.scores['accuracy']:.3f}"}
+    return [card_text.GARMENTS_ONLY_LIMIT.format(**figures, **shares)]
 
 
 def read_card_facts(path: Path) -> dict[str, CardFacts]:

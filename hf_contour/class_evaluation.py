@@ -87,8 +87,9 @@ def class_scores(
 
     Returns:
         The scores of `classification_scores` or `multilabel_scores`, and besides them, where asked for, `slices`,
-        `colour_reliance` and `contour_contribution`; the `temperature` that divided the logits; with one label
-        also `coverage` and `reliability`. And the predictions that they were made from. Both on every process.
+        `colour_reliance` and `contour_contribution`; the config's `temperature`, which divided the logits, and its
+        `abstain_threshold`; with one label also `reliability` and `coverage`, which has a point at that threshold.
+        And the predictions that they were made from. Both on every process.
 
     Raises:
         ValueError: If a column is not there or cannot be sliced by, or a picture cannot be read.
@@ -106,15 +107,24 @@ def class_scores(
         class_names=list(model.config.id2label.values()),
         slices=slices,
     )
-    scores = prediction_scores(predictions, settings=settings.scores)
-    scores["temperature"] = float(model.config.temperature)
+    threshold = float(model.config.abstain_threshold)
+    scores = prediction_scores(predictions, settings=settings.scores, abstain_threshold=threshold)
+    scores |= {"temperature": float(model.config.temperature), "abstain_threshold": threshold}
     if settings.disturbances:
         scores |= disturbance_scores(model, samples, accelerator, settings, predictions=predictions)
     return scores, predictions
 
 
-def prediction_scores(predictions: ClassPredictions, *, settings: ScoreSettings = DEFAULT_SETTINGS) -> dict[str, Any]:
-    """All scores that follow from the predictions alone, as plain JSON values."""
+def prediction_scores(
+    predictions: ClassPredictions, *, settings: ScoreSettings = DEFAULT_SETTINGS, abstain_threshold: float = 0.0
+) -> dict[str, Any]:
+    """All scores that follow from the predictions alone, as plain JSON values.
+
+    Args:
+        predictions: of a split.
+        settings: bins and bootstrap.
+        abstain_threshold: confidence at which the curve of coverage has a point too; 0 adds none.
+    """
     probabilities, correct = predictions.probabilities, predictions.correct
     judge = multilabel_scores if predictions.is_multi_label else classification_scores
     scores = judge(
@@ -128,7 +138,8 @@ def prediction_scores(predictions: ClassPredictions, *, settings: ScoreSettings 
     if not predictions.is_multi_label:
         single = {"labels": predictions.labels, "predictions": predictions.predicted}
         confidence = probabilities.max(axis=1)
-        thresholds = sorted({*THRESHOLDS, *thresholds_for_coverages(confidence, COVERAGES)})
+        own = [abstain_threshold] if abstain_threshold else []
+        thresholds = sorted({*THRESHOLDS, *own, *thresholds_for_coverages(confidence, COVERAGES)})
         scores["coverage"] = [asdict(point) for point in coverage_curve(confidence, correct, thresholds)]
         bins = reliability_bins(confidence, correct, num_bins=settings.num_bins)
         scores["reliability"] = [asdict(one) for one in bins]

@@ -164,10 +164,7 @@ def evaluate(arguments: EvaluationArguments, *, command: str) -> Results:
         protocol=_protocol(arguments, processor, accelerator, is_classifier=is_classifier),
         scores=scores,
         command=command,
-        arguments={
-            name: portable_path(value) if isinstance(value, str) else value
-            for name, value in asdict(arguments).items()
-        },
+        arguments=portable_arguments(arguments),
         seed=arguments.seed,
         versions=library_versions(),
         commit=source_commit(),
@@ -282,6 +279,13 @@ def _protocol(
 def portable_path(path: str) -> str:
     """A path for a results file: as given, or only its name where it is absolute."""
     return Path(path).name if Path(path).is_absolute() else path
+
+
+def portable_arguments(arguments: Any) -> dict[str, Any]:
+    """The settings of a command for a results file, from their dataclass."""
+    return {
+        name: portable_path(value) if isinstance(value, str) else value for name, value in asdict(arguments).items()
+    }
 
 
 def summary(results: Results) -> str:

@@ -38,6 +38,13 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
     so `[result for result in results if "error" not in result[0]]` are the good ones. A picture given alone
     raises `ImageReadError`. `on_error="raise"` or `on_error="report"`, given to `pipeline(...)` or to a call,
     chooses one of the two for both cases.
+
+    `abstain=True`, given to `pipeline(...)` or to a call, leaves undecided what the model is not sure of: a picture
+    whose best score lies below the `abstain_threshold` of the model's config (scripts/calibrate.py chooses it) gives
+
+        [{"label": None, "score": 0.64}]
+
+    with that best score, so that `result[0]["label"] is None` wherever there is no decision, and no result is empty.
     """
 
     # Left at None, Transformers 5.23 looks for one in the folder, and asks the user to run the folder's code for it.
@@ -52,8 +59,15 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
         if self.model.config.model_type != "contour_gender":
             super().check_model_type(supported_models)
 
-    def _sanitize_parameters(self, on_error: str | None = None, **parameters: Any) -> Any:
+    def _sanitize_parameters(self, on_error: str | None = None, abstain: bool | None = None, **parameters: Any) -> Any:
         preprocess, forward, postprocess = super()._sanitize_parameters(**parameters)
+        if abstain and not getattr(self.model.config, "abstain_threshold", 0):
+            raise ValueError(
+                "abstain came with a model whose config has no abstain_threshold above 0. Let scripts/calibrate.py "
+                "choose one, set model.config.abstain_threshold, or leave it out."
+            )
+        if abstain is not None:
+            postprocess = {**postprocess, "abstain": abstain}
         if on_error is None:
             return preprocess, forward, postprocess
         if on_error not in ON_ERROR:
@@ -122,12 +136,19 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
             logits[good] = self.model(pixel_values=model_inputs["pixel_values"]).logits.to(logits)
         return {"logits": logits, "error": errors}
 
-    def postprocess(self, model_outputs: Mapping[str, Any], **parameters: Any) -> list[dict[str, Any]]:
-        """Labels with scores, best first; for a picture that could not be read one entry with the `error`."""
+    def postprocess(
+        self, model_outputs: Mapping[str, Any], abstain: bool = False, **parameters: Any
+    ) -> list[dict[str, Any]]:
+        """Labels with scores, best first; one entry without label for a picture unread, or abstained from."""
         error = model_outputs.get("error")
         error = error[0] if isinstance(error, list) else error
         if error is not None:
             return [{"label": None, "score": None, "error": error}]
+        if abstain:
+            # Whatever function_to_apply asks for, the threshold is one of probabilities.
+            best = super().postprocess(model_outputs, top_k=1)[0]["score"]
+            if best < self.model.config.abstain_threshold:
+                return [{"label": None, "score": best}]
         return super().postprocess(model_outputs, **parameters)
 
 

@@ -1,28 +1,32 @@
-r"""Fit a classifier's temperature on a validation split, and write it into the config.json of its folder.
+r"""Fit a classifier's temperature and threshold on a validation split, and write them into its config.json.
 
-    accelerate launch scripts/calibrate.py --model runs/garments/gender/model --data ../shared/data/myntra_gender \
-        --data_config small --split validation
+    accelerate launch scripts/calibrate.py --model model_cards/NAME --data ../shared/data/myntra_gender \
+        --data_config small --split validation --output model_cards/results/NAME-calibration.json
 
 One pass over the split. Prints the expected calibration error and the Brier score before and after, and the lowest
 confidence from which on predictions reach a wanted accuracy. The model divides its logits by the temperature from
-then on, so that `pipeline` scores are calibrated too; measure what that is worth on other pictures (the test split)
-with scripts/evaluate.py.
+then on, so that `pipeline` scores are calibrated too; the threshold of the first --wanted_accuracy (0.995) is what
+`classify(picture, abstain=True)` abstains below. Measure what both are worth on other pictures (the test split) with
+scripts/evaluate.py. --output keeps the figures, with the curve of accuracy over coverage.
 """
 
+import shlex
 import sys
 
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from hf_contour.calibration import Calibration, CalibrationArguments, calibrate
+from hf_contour.evaluation import portable_path
 from hf_contour.training.durable_files import OutputError
 
 
 def main() -> None:
     """Read the flags, calibrate, print the figures."""
     (arguments,) = HfArgumentParser(CalibrationArguments).parse_args_into_dataclasses()
+    command = shlex.join(["accelerate", "launch", "scripts/calibrate.py", *map(portable_path, sys.argv[1:])])
     try:
-        calibration = calibrate(arguments)
+        calibration = calibrate(arguments, command=command)
     except (ValueError, FileNotFoundError, OutputError) as error:
         sys.exit(f"error: {error}")
     if PartialState().is_main_process:
@@ -47,10 +51,23 @@ def described(calibration: Calibration) -> str:
             lines.append(f"{wanted}: no threshold reaches it")
             continue
         lines.append(
-            f"{wanted}: from confidence {point['threshold']:.4f} on, {point['coverage']:.1%} of the pictures, "
+            f"{wanted}: from confidence {point['threshold']:.6g} on, {point['coverage']:.1%} of the pictures, "
             f"{point['accuracy']:.4f} right"
         )
+    lines.append(threshold_words(calibration))
     return "\n".join(lines)
+
+
+def threshold_words(calibration: Calibration) -> str:
+    """The threshold for config.json, or why there is no new one."""
+    before = calibration.abstain_threshold_before
+    if calibration.abstain_threshold is not None:
+        return f"abstain_threshold {calibration.abstain_threshold:.6g}, before {before:.6g}"
+    stays = f"abstain_threshold stays {before:.6g}" + (", which was chosen at the old temperature" if before else "")
+    if not calibration.abstaining:
+        return f"{stays}: pictures have several labels, and no single confidence"
+    wanted = calibration.abstaining[0]["wanted_accuracy"]
+    return f"{stays}: no confidence reaches accuracy {wanted:g}; ask for less, or calibrate on another split"
 
 
 if __name__ == "__main__":

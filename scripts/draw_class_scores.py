@@ -2,7 +2,8 @@
 
     python scripts/draw_class_scores.py --results model_cards/results/NAME.json
 
-A second; writes model_cards/NAME.png unless --output says otherwise. The file is one of scripts/evaluate.py.
+A second; unless --output says otherwise it writes NAME.png into model_cards/, or into the folder that the model has
+there, whose card then shows it (python -m hf_contour.cards). The file is one of scripts/evaluate.py.
 """
 
 import sys
@@ -27,9 +28,11 @@ class DrawingArguments:
 def main() -> None:
     """Read the results and draw."""
     (arguments,) = HfArgumentParser(DrawingArguments).parse_args_into_dataclasses()
-    path = Path(arguments.output or f"model_cards/{Path(arguments.results).stem}.png")
     try:
         results = read_results(Path(arguments.results))
+        folder = Path("model_cards", results.model["name"])
+        folder = folder if folder.is_dir() else folder.parent
+        path = Path(arguments.output or folder / f"{results.name}.png")
         title = f"{results.model['name']} on {data_words(results.data)}, {results.data['num_samples']} pictures"
         draw_class_scores(results.scores, path, title=title)
     except (ValueError, ImportError) as error:

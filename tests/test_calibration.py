@@ -1,9 +1,11 @@
-"""A temperature is fitted, stored without touching anything else, and is what `pipeline` scores are made with."""
+"""Temperature and threshold are fitted, stored without touching anything else, and heeded by the pipeline."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,13 @@ from hf_contour.calibration import (
     CalibrationArguments,
     calibrate,
     calibrate_predictions,
-    write_temperature,
+    write_calibration,
 )
 from hf_contour.class_predictions import ClassPredictions
 from hf_contour.evaluation import EvaluationArguments, evaluate
 from hf_contour.image_processing_contour import ContourImageProcessor, open_image
 from hf_contour.pipeline_contour import ContourImageClassificationPipeline
+from hf_contour.results import read_results_folder
 from hf_contour.training.durable_files import OutputError
 
 NUM_ROWS = 16
@@ -62,6 +65,14 @@ def model_folder(tmp_path):
     return tmp_path / "tiny"
 
 
+def run(folder, data, **settings):
+    return calibrate(CalibrationArguments(str(folder), str(data), cpu=True, **settings), command="calibrate")
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
 def undivided_logits(folder):
     model = ContourGenderForImageClassification.from_pretrained(folder).eval()
     model.config.temperature = 1
@@ -72,7 +83,7 @@ def undivided_logits(folder):
 def test_the_stored_temperature_is_the_best_one_and_pipeline_scores_use_it(model_folder, data):
     logits, labels = undivided_logits(model_folder).double(), np.arange(NUM_ROWS) % 2
     before = (model_folder / "config.json").read_text()
-    calibration = calibrate(CalibrationArguments(str(model_folder), str(data), cpu=True, batch_size=5))
+    calibration = run(model_folder, data, batch_size=5, wanted_accuracy=[0.6, 0.5])
 
     def loss(log_temperature):
         return log_loss(labels, (logits / np.exp(log_temperature)).softmax(dim=1)[:, 1].numpy())
@@ -85,21 +96,31 @@ def test_the_stored_temperature_is_the_best_one_and_pipeline_scores_use_it(model
         assert figures["brier_score"] == pytest.approx(expected, abs=1e-4)
     assert calibration.after["brier_score"] < calibration.before["brier_score"]
 
+    probabilities = (logits / calibration.temperature).softmax(dim=1)
+    confidence, predicted = (found.numpy() for found in probabilities.max(dim=1))
+    reached = [one for one in confidence if (predicted == labels)[confidence >= one].mean() >= 0.6]
+    assert calibration.abstain_threshold == pytest.approx(min(reached), abs=1e-4)
     after = (model_folder / "config.json").read_text()
-    assert after == before.replace('"temperature": 1.25', f'"temperature": {calibration.temperature!r}')
+    changed = before.replace('"temperature": 1.25', f'"temperature": {calibration.temperature!r}')
+    assert '"abstain_threshold": 0.0' in before
+    assert after == changed.replace('threshold": 0.0', f'threshold": {calibration.abstain_threshold!r}')
     model = ContourGenderForImageClassification.from_pretrained(model_folder)
     assert model.config.temperature == calibration.temperature
     classify = ContourImageClassificationPipeline(
         model=model, image_processor=ContourImageProcessor.from_pretrained(model_folder), device="cpu"
     )
-    probabilities = (logits / calibration.temperature).softmax(dim=1)
     for picture, expected in list(zip(pictures(), probabilities, strict=True))[:4]:
         scores = {found["label"]: found["score"] for found in classify(picture)}
         assert [scores[name] for name in LABEL_NAMES] == pytest.approx(expected.tolist(), abs=1e-4)
+    # The picture that stands at the threshold itself may fall on either side of it by rounding.
+    clear = np.abs(confidence - calibration.abstain_threshold) > 1e-4
+    undecided = [classify(picture, abstain=True)[0]["label"] is None for picture in pictures()]
+    assert np.array_equal(np.array(undecided)[clear], (confidence < calibration.abstain_threshold)[clear])
+    assert 0 < undecided.count(True) < NUM_ROWS
 
 
 def test_an_evaluation_after_it_reports_the_calibrated_error(model_folder, data, tmp_path):
-    calibration = calibrate(CalibrationArguments(str(model_folder), str(data), cpu=True))
+    calibration = run(model_folder, data, wanted_accuracy=[0.6])
     arguments = EvaluationArguments(
         str(model_folder), str(data), split="validation", output=str(tmp_path / "r.json"), num_resamples=10, cpu=True
     )
@@ -107,29 +128,46 @@ def test_an_evaluation_after_it_reports_the_calibrated_error(model_folder, data,
     for name, figure in calibration.after.items():
         assert scores[name] == pytest.approx(figure, abs=1e-5)
     assert scores["temperature"] == calibration.temperature
+    assert scores["abstain_threshold"] == calibration.abstain_threshold
+    (point,) = [point for point in scores["coverage"] if point["threshold"] == calibration.abstain_threshold]
+    # Up to the picture that stands at the threshold itself.
+    assert point["coverage"] == pytest.approx(calibration.abstaining[0]["coverage"], abs=1.01 / NUM_ROWS)
 
 
 def test_fitting_again_changes_nothing(model_folder, data):
-    arguments = CalibrationArguments(str(model_folder), str(data), cpu=True)
-    first = calibrate(arguments)
-    second = calibrate(arguments)
+    first, second = run(model_folder, data), run(model_folder, data)
     assert second.temperature == pytest.approx(first.temperature, rel=1e-6)
     assert second.temperature_before == first.temperature
 
 
-def test_a_dry_run_leaves_the_folder_and_writes_the_figures(model_folder, data, tmp_path, monkeypatch, capsys):
-    before = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+def script():
     path = Path(__file__).parents[1] / "scripts" / "calibrate.py"
     spec = importlib.util.spec_from_file_location("script_calibrate", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_a_dry_run_leaves_the_folder_and_writes_the_figures(model_folder, data, tmp_path, monkeypatch, capsys):
+    before = {path.name: path.read_bytes() for path in model_folder.iterdir()}
     flags = ["--model", model_folder, "--data", data, "--dry_run", "--cpu", "--output", tmp_path / "figures.json"]
     monkeypatch.setattr(sys, "argv", ["calibrate.py", *map(str, flags), "--wanted_accuracy", "0.4", "1.0"])
-    module.main()
+    script().main()
     printed = capsys.readouterr().out
-    figures = json.loads((tmp_path / "figures.json").read_text())["calibration"]
+    content = json.loads((tmp_path / "figures.json").read_text())
+    figures = content["calibration"]
     assert f"temperature {figures['temperature']:.4f}" in printed
     assert "accuracy 0.4: from confidence" in printed
+    assert f"abstain_threshold {figures['abstain_threshold']:.6g}, before 0\n" in printed
+    assert figures["abstain_threshold"] == figures["abstaining"][0]["threshold"]
+    assert figures["coverage"][-1]["coverage"] < figures["coverage"][0]["coverage"] == 1
+    assert content["data"] == {"source": data.name, "config": None, "split": "validation", "num_samples": NUM_ROWS}
+    assert (content["model"]["name"], content["seed"], content["arguments"]["batch_size"]) == ("tiny", 0, 32)
+    assert content["command"].startswith("accelerate launch scripts/calibrate.py --model tiny --data")
+    assert content["versions"]["torch"] == importlib.metadata.version("torch")
+    assert "commit" in content
+    assert str(tmp_path.parent) not in json.dumps(content)
+    assert read_results_folder(tmp_path) == []  # no evaluation, and no obstacle to reading those beside it
     assert {path.name: path.read_bytes() for path in model_folder.iterdir()} == before
 
 
@@ -151,6 +189,7 @@ def test_the_temperature_and_the_threshold_by_hand():
     expected = (4 * abs(sure - 0.75) + abs(0.5 - 1)) / 5  # the draw goes to the first class, which is right
     assert calibration.before["expected_calibration_error"] == pytest.approx(expected, rel=1e-4)
     assert calibration.after["expected_calibration_error"] == pytest.approx(0.5 / 5, abs=1e-3)
+    assert calibration.abstain_threshold == calibration.abstaining[0]["threshold"]
     reachable, unreachable = calibration.abstaining
     assert reachable["threshold"] == pytest.approx(0.5)  # all five: 4 of 5 are right
     assert (reachable["coverage"], reachable["accuracy"]) == (1.0, 0.8)
@@ -166,6 +205,7 @@ def test_several_labels_have_a_temperature_too():
     assert calibration.after["brier_score"] == pytest.approx((6 * 0.25**2 + 2 * 0.75**2) / 8, rel=1e-4)
     assert calibration.after["expected_calibration_error"] == pytest.approx(0, abs=1e-4)
     assert calibration.abstaining == []
+    assert calibration.abstain_threshold is None
 
 
 def test_pictures_that_are_all_right_say_nothing_of_confidence():
@@ -173,15 +213,31 @@ def test_pictures_that_are_all_right_say_nothing_of_confidence():
         calibrate_predictions(predictions([5, -4], [1, 0]), before=1.0)
 
 
+def hand_made(**settings):
+    return calibrate_predictions(predictions([2, 2, 2, 2, 0], [1, 1, 1, 0, 0]), before=1.0, **settings)
+
+
+def test_an_accuracy_out_of_reach_leaves_the_threshold(model_folder):
+    write_calibration(model_folder, hand_made(wanted_accuracy=[0.75]))
+    assert config_of(model_folder)["abstain_threshold"] == pytest.approx(0.5)
+    unreached = hand_made(wanted_accuracy=[0.9, 0.75], abstain_threshold_before=0.5)
+    write_calibration(model_folder, replace(unreached, temperature=3.0))
+    config = config_of(model_folder)
+    assert (config["temperature"], config["abstain_threshold"]) == (3.0, pytest.approx(0.5))
+    words = script().threshold_words(unreached)
+    assert words.startswith("abstain_threshold stays 0.5, which was chosen at the old temperature: no confidence")
+    assert "reaches accuracy 0.9;" in words
+
+
 def test_a_failed_write_leaves_the_old_config(model_folder, monkeypatch):
-    before = (model_folder / "config.json").read_bytes()
+    before, found = (model_folder / "config.json").read_bytes(), hand_made(wanted_accuracy=[0.75])
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OutputError, match=r"config\.json"):
-        write_temperature(model_folder, 2.0)
+        write_calibration(model_folder, found)
     monkeypatch.undo()
     assert (model_folder / "config.json").read_bytes() == before
     assert not list(model_folder.glob(".*"))
@@ -190,8 +246,10 @@ def test_a_failed_write_leaves_the_old_config(model_folder, monkeypatch):
 def test_only_classifiers_are_calibrated(tmp_path, data):
     tiny_extractor().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="contour_extractor model; expected a contour_gender"):
-        calibrate(CalibrationArguments(str(tmp_path), str(data), cpu=True))
+        run(tmp_path, data)
     with pytest.raises(ValueError, match="no config of a contour_gender"):
-        write_temperature(tmp_path, 2.0)
+        write_calibration(tmp_path, hand_made())
     with pytest.raises(ValueError, match="wanted_accuracy"):
         CalibrationArguments(str(tmp_path), str(data), wanted_accuracy=[99])
+    with pytest.raises(ValueError, match="wanted_accuracy"):
+        CalibrationArguments(str(tmp_path), str(data), wanted_accuracy=[])

@@ -1,7 +1,9 @@
 """Cards and tables say what the results files say, and the Hub's own parser reads them."""
 
 import dataclasses
+import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,45 @@ def classifier_results(model: str = "garment-lite0", name: str = "garment-lite0-
         versions={"torch": "2"},
         commit=None,
     )
+
+
+def full_results(name: str = "garment-lite0-test") -> Results:
+    """With all that an evaluation of a classifier can measure; figures made up."""
+    plain = classifier_results(name=name)
+    lost = {
+        "description": "colour removed",
+        "accuracy": 0.625,
+        "accuracy_lost": 0.125,
+        "accuracy_lost_interval": [0.0625, 0.1875],
+        "predictions_changed": 0.2,
+        "mcnemar_p": 0.00123,
+    }
+    parts = [("sub_category = Dress", 3, None), ("skin_fraction <= 0.02", 129, 0.875)]
+    extras = {
+        "slices": [
+            {"name": name, "num_samples": size, "num_groups": size - 1, "accuracy": 0.9375}
+            | {"accuracy_interval": [0.875, 0.96875], "balanced_accuracy": balanced}
+            for name, size, balanced in parts
+        ],
+        "colour_reliance": {"grey": lost},
+        "contour_contribution": {
+            "contours_zeroed": {**lost, "description": "everything is zero", "accuracy_lost": -0.25}
+        },
+        "temperature": 1.5,
+        "abstain_threshold": 0.96875,
+        "coverage": [
+            {"threshold": 0.9, "coverage": 0.75, "accuracy": 0.99},
+            {"threshold": 0.96875, "coverage": 0.5, "accuracy": 1.0},
+        ],
+    }
+    return dataclasses.replace(plain, scores=plain.scores | extras)
+
+
+def write_calibrated_folder(folder: Path) -> Path:
+    write_model_folder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"temperature": 1.5, "abstain_threshold": 0.96875}))
+    return folder
 
 
 def contour_results(model: str = "contours") -> Results:
@@ -110,6 +151,88 @@ def test_the_card_says_what_must_be_said(tmp_path: Path) -> None:
     assert "{{" not in text
 
 
+def test_the_card_of_a_classifier_shows_all_that_was_measured(tmp_path: Path) -> None:
+    text = str(render_card(write_calibrated_folder(tmp_path / "garment-lite0"), FACTS, [full_results()]))
+    for line in (
+        "| 0.750 (0.250 to 1.000) | 0.938 (0.875 to 0.969) | 0.750 | 1.000 | 0.125 | 0.300 | `accelerate launch",
+        "| men | 0.667 | 1.000 | 0.800 | 2 | 2 | 0 |",
+        "| sub_category = Dress | 3 | 2 | 0.938 (0.875 to 0.969) | - |",
+        "| garments only: skin_fraction <= 0.02 | 129 | 128 | 0.938 (0.875 to 0.969) | 0.875 |",
+        "Colours changed on myntra_gender small test:",
+        "| colour removed | 0.625 | 0.125 (0.062 to 0.188) | 20.0% | 0.0012 |",
+        "Contours taken away on myntra_gender small test:",
+        "| everything is zero | 0.625 | -0.250 (0.062 to 0.188) | 20.0% | 0.0012 |",
+        "| temperature | calibration error | Brier | abstain below | share decided | accuracy on it |",
+        "| 1.500 | 0.300 | 0.125 | 0.96875 | 0.500 | 1.000 |",
+        "whose best score lies below 0.96875, the `abstain_threshold` of `config.json`",
+        "On the 129 pictures of myntra_gender small test with hardly any skin",
+        "accuracy was 0.938, against 0.750 on all",
+        "Many of the photographs show people",
+        "- **BSDS500** (contours): ",
+        "- **Fashion Product Images (Small)** (classes): ",
+    ):
+        assert line in text
+    assert card_problems(text) == []
+    assert {
+        figure.metric_value for figure in ModelCard(text).data.eval_results if figure.metric_type == "accuracy"
+    } == {0.75}
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    folder = write_model_folder(tmp_path / "garment-lite0")
+    text = str(render_card(folder, FACTS, [classifier_results()]))
+    for words in (
+        "garments only",
+        "Parts of",
+        "Colours changed",
+        "Contours taken",
+        "Confidence on",
+        "abstain",
+        ".png",
+    ):
+        assert words not in text
+    always = full_results()
+    always.scores.update(temperature=1.0, abstain_threshold=0.0)
+    text = str(render_card(folder, FACTS, [always]))
+    assert "| temperature | calibration error | Brier |\n| --- | --- | --- |\n| 1.000 | 0.300 | 0.125 |" in text
+    assert "abstain" not in text
+
+
+def test_figures_of_another_calibration_are_refused(tmp_path: Path) -> None:
+    folder = write_calibrated_folder(tmp_path / "garment-lite0")
+    render_card(folder, FACTS, [classifier_results()])  # older results do not say how they were calibrated
+    for name in ("temperature", "abstain_threshold"):
+        results = full_results()
+        results.scores[name] = 0.5
+        with pytest.raises(ValueError, match=rf"garment-lite0-test was measured with {name} 0.5; .* Run its command"):
+            render_card(folder, FACTS, [results])
+
+
+def test_the_picture_of_an_evaluation_is_shown_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_calibrated_folder(tmp_path / "model_cards" / "garment-lite0")
+    results = full_results()
+    results.scores["reliability"] = [
+        {"low": 0.5, "high": 1.0, "num_samples": 4, "confidence": 0.75, "accuracy": 0.75},
+    ]
+    write_results(results, tmp_path / "results.json")
+    path = ROOT / "scripts" / "draw_class_scores.py"
+    spec = importlib.util.spec_from_file_location("script_draw_class_scores", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["draw_class_scores.py", "--results", "results.json"])
+    script.main()
+    assert (folder / "garment-lite0-test.png").is_file()
+    another = full_results("another-test")
+    text = str(render_card(folder, FACTS, [results, another]))
+    assert text.count(".png)") == 1
+    assert "![The scores in pictures: myntra_gender small test](garment-lite0-test.png)" in text
+
+
 def test_weights_free_of_bsds_are_apache(tmp_path: Path) -> None:
     folder = write_model_folder(tmp_path / "contours", model_type="contour_extractor")
     card = render_card(folder, CardFacts(trained_on=["embedded"]), [contour_results()])
@@ -152,6 +275,10 @@ def test_the_table_rounds_and_keeps_order() -> None:
         "| 4 | 160x128, interval over near_dup_cluster | 0.750 (0.250 to 1.000) | 0.750 | 1.000 | 0.125 | 0.300 |"
         in lines[2]
     )
+    header, _, first, second = results_table([classifier_results("a"), full_results()]).splitlines()
+    assert "| accuracy (95 % interval) | on garments only | balanced accuracy |" in header
+    assert "| 0.750 (0.250 to 1.000) | - | 0.750 | 1.000 |" in first
+    assert "| 0.750 (0.250 to 1.000) | 0.938 (0.875 to 0.969) | 0.750 | 1.000 |" in second
     with pytest.raises(ValueError, match="one task"):
         results_table([classifier_results(), contour_results()])
 

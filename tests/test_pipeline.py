@@ -105,6 +105,38 @@ def test_top_k(classify: ContourImageClassificationPipeline, paths: list[str]) -
     assert classify(paths[0], top_k=50) == full
 
 
+def test_unsure_pictures_are_left_undecided_on_request(model: torch.nn.Module, paths: list[str]) -> None:
+    some = paths[::4]
+    classify = pipeline(TASK, model=model, image_processor=ContourImageProcessor(size=SIZE), device="cpu")
+    decided = [classify(path) for path in some]
+    best = np.array(sorted(result[0]["score"] for result in decided))
+    gap = int(np.diff(best).argmax())  # the widest: scores of an untrained model lie close together
+    threshold = float(best[gap : gap + 2].mean())
+    with pytest.raises(ValueError, match="abstain came with a model whose config has no abstain_threshold"):
+        classify(some[0], abstain=True)
+    model.config.abstain_threshold = threshold
+    try:
+        expected = [
+            result if result[0]["score"] >= threshold else [{"label": None, "score": result[0]["score"]}]
+            for result in decided
+        ]
+        assert [result[0]["label"] is None for result in expected].count(True) == gap + 1
+        assert [classify(path, abstain=True) for path in some] == expected
+        assert classify(some, abstain=True) == expected
+        assert classify(some) == classify(some, abstain=False) == decided
+        # A logit above the threshold is no confidence, and a bad picture stays an error.
+        sure = [result[0]["label"] is not None for result in expected]
+        logits = classify([*some, b"<html></html>"], abstain=True, function_to_apply="none", top_k=1)
+        assert [result[0]["label"] is not None for result in logits] == [*sure, False]
+        assert ["error" in result[0] for result in logits] == [False] * len(some) + [True]
+        always = pipeline(
+            TASK, model=model, image_processor=ContourImageProcessor(size=SIZE), device="cpu", abstain=True
+        )
+        assert always(some) == expected
+    finally:
+        model.config.abstain_threshold = 0.0
+
+
 def test_arrays_tensors_and_data_addresses(classify: ContourImageClassificationPipeline) -> None:
     array = colours()
     content = encode(Image.fromarray(array), "png")
@@ -191,6 +223,8 @@ def test_other_models_behave_as_before(tmp_path: Path) -> None:
     path.write_bytes(ODD_PICTURES["rgba_png"].content)
     for source in (str(path), Image.fromarray(colours())):
         assert ours(source) == theirs(source)
+    with pytest.raises(ValueError, match="no abstain_threshold"):
+        ours(str(path), abstain=True)
     ours.save_pretrained(tmp_path / "saved")
     assert "custom_pipelines" not in PretrainedConfig.get_config_dict(tmp_path / "saved")[0]
     assert not list((tmp_path / "saved").glob("*.py"))
