@@ -8,16 +8,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
-from hf_contour.card_tables import markdown_table
+from hf_contour.card_tables import GARMENTS_ONLY, markdown_table
 
 MARKER = re.compile(
     r"(<!-- (?P<kind>comparison|speed|faults): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL
 )
-# The score that a comparison is ranked by, and those shown beside it.
-COMPARED_SCORES = (("ods", ("ois", "ap", "r50")), ("accuracy", ("balanced_accuracy", "expected_calibration_error")))
+# The score that a comparison of extractors is ranked by, and those shown beside it.
+COMPARED_SCORES = ("ods", ("ois", "ap", "r50"))
 
 COUNTS = ("injected", "tried", "lost")
 # What each module of fault tests shows.
@@ -44,11 +44,11 @@ def comparison_table(results: Mapping[str, Any]) -> str:
     Args:
         results: as `comparison.comparison_results` gives them.
     """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in results["rows"]:
-        groups.setdefault(row["variant"], []).append(row)
+    groups = _rows_of_variants(results)
+    if "accuracy" in results["rows"][0]["scores"]:
+        return _class_comparison_table(results, groups)
     reference = next(iter(groups.values()))
-    main, others = next(names for names in COMPARED_SCORES if names[0] in reference[0]["scores"])
+    main, others = COMPARED_SCORES
     base = _mean_score(reference, main)
     header = ["variant", "weights", "million multiply-adds", main.upper() if len(main) < 5 else main]
     header += ["difference", *(name.upper() if len(name) < 5 else name.replace("_", " ") for name in others)]
@@ -64,6 +64,35 @@ def comparison_table(results: Mapping[str, Any]) -> str:
                 f"{mean(scores):.3f}{spread}",
                 "" if rows is reference else f"{mean(scores) - base:+.3f}",
                 *(f"{_mean_score(rows, name):.3f}" for name in others),
+            ]
+        )
+    return markdown_table(header, lines)
+
+
+def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A row for each variant: cost, accuracy on the parts that a garment's shape decides, and paired differences."""
+    paired = results.get("paired_with_first", {})
+    has_validation = "validation" in results["rows"][0]["while_training"]
+    header = ["variant", "weights", "million multiply-adds", *(["validation"] if has_validation else []), "accuracy"]
+    header += ["difference (95 % interval)", "garments only", "difference (95 % interval)", "colours permuted"]
+    header += ["steps to converge"]
+    lines = []
+    for variant, rows in groups.items():
+        validation = [mean(row["while_training"]["validation"]["accuracy"] for row in rows)] if has_validation else []
+        parts = {part["name"]: part for part in paired.get(variant, {}).get("slices", [])}
+        converged = [row["converged_step"] for row in rows if row["converged_step"] is not None]
+        lines.append(
+            [
+                variant,
+                f"{rows[0]['weights']:,}",
+                f"{rows[0]['multiply_adds'] / 1e6:,.0f}",
+                *(f"{one:.4f}" for one in validation),
+                f"{_mean_score(rows, 'accuracy'):.4f}",
+                _difference(paired.get(variant, {}).get("all")),
+                f"{mean(row['slices'][GARMENTS_ONLY] for row in rows):.3f}",
+                _difference(parts.get(GARMENTS_ONLY)),
+                f"{mean(row['disturbed']['channels_permuted'] for row in rows):.3f}",
+                f"{median(converged):.0f}" if len(converged) == len(rows) else "not reached",
             ]
         )
     return markdown_table(header, lines)
@@ -130,6 +159,20 @@ def fill_named_tables(text: str, folder: Path) -> str:
             "a table marker has no counterpart; expected <!-- comparison: NAME --> ... <!-- end NAME -->."
         )
     return filled
+
+
+def _rows_of_variants(results: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results["rows"]:
+        groups.setdefault(row["variant"], []).append(row)
+    return groups
+
+
+def _difference(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    low, high = figures["difference_interval"]
+    return f"{figures['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _mean_score(rows: Sequence[Mapping[str, Any]], name: str) -> float:

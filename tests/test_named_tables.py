@@ -33,6 +33,33 @@ def test_a_comparison_has_means_spreads_and_differences():
     ]
 
 
+def class_row(variant, seed, accuracy, converged):
+    return {
+        "variant": variant,
+        "seed": seed,
+        "weights": 5000,
+        "multiply_adds": 98_600_000,
+        "converged_step": converged,
+        "while_training": {"validation": {"accuracy": accuracy - 0.01}},
+        "scores": {"accuracy": accuracy},
+        "slices": {"skin_fraction <= 0.02": accuracy - 0.1},
+        "disturbed": {"channels_permuted": accuracy - 0.2},
+    }
+
+
+def test_a_comparison_of_classifiers_shows_paired_differences():
+    rows = [class_row("alone", 0, 0.95, 40), class_row("alone", 1, 0.97, 60), class_row("method", 0, 0.98, None)]
+    paired = {"difference": 0.02, "difference_interval": [0.01, 0.03]}
+    part = {"name": "skin_fraction <= 0.02", "difference": -0.005, "difference_interval": [-0.02, 0.01]}
+    results = {"rows": rows, "paired_with_first": {"method": {"all": paired, "slices": [part]}}}
+    lines = comparison_table(results).splitlines()
+    assert lines[2] == "| alone | 5,000 | 99 | 0.9500 | 0.9600 |  | 0.860 |  | 0.760 | 50 |"
+    assert lines[3] == (
+        "| method | 5,000 | 99 | 0.9700 | 0.9800 | +0.0200 (+0.0100 to +0.0300) | 0.880 | "
+        "-0.0050 (-0.0200 to +0.0100) | 0.780 | not reached |"
+    )
+
+
 def test_speed_is_relative_to_the_first_row():
     assert speed_table(SPEED).splitlines()[-1] == "| tiny | 320x480 | 99,000 | 500 | 12.0 | 0.40 |"
 
