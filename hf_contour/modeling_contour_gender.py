@@ -329,7 +329,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         contour_features: Tensor | None = None,
         image_features: Sequence[Tensor] | None = None,
@@ -340,7 +340,8 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         """Classifies pictures.
 
         Args:
-            pixel_values: `(B, 3, H, W)` from 1 pixel up, normalised with the config's mean and deviation.
+            pixel_values: `(B, 3, H, W)` from 1 pixel up, normalised with the config's mean and deviation; needed
+                unless all features are given.
             labels: `(B,)` class numbers, or `(B, K)` zeros and ones for several labels.
             contour_features: what `contour_features` gave for these pictures; the extractor is then not run, and
                 there are no level features.
@@ -353,10 +354,11 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
             Logits `(B, K)`, divided by the config's `temperature` in evaluation mode; the loss is of the
             undivided logits.
         """
-        check_pixel_values(pixel_values, 3)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        pixel_values = pad_to_multiple(pixel_values, self.stride)
+        if image_features is None or (contour_features is None and self.extractor is not None):
+            check_pixel_values(pixel_values, 3)
+            pixel_values = pad_to_multiple(pixel_values, self.stride)
         maps, level_features = [], None
         if self.extractor is not None:
             if contour_features is None:

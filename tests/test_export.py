@@ -65,7 +65,13 @@ def test_device_maps_change_nothing(tmp_path, model, pixels, device_map):
 def test_parts_on_disk_change_nothing(tmp_path, pixels):
     model = tiny_classifier()
     model.save_pretrained(tmp_path / "model")
-    places = {"extractor": "disk", "image_backbones": "cpu", "contour_fusion": "disk", "classifier": "cpu"}
+    places = {
+        "extractor": "disk",
+        "contour_downsampling": "cpu",
+        "image_backbones": "cpu",
+        "contour_fusion": "disk",
+        "classifier": "cpu",
+    }
     loaded = type(model).from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "offloaded")
     assert torch.equal(logits(loaded, pixels), logits(model, pixels))
 

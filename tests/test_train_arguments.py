@@ -127,5 +127,6 @@ def test_the_recipes_that_are_shipped_are_read(path):
         "contour_base": ["contour"],
         "contour_tiny": ["contour"],
         "gender_myntra": ["gender"],
+        "gender_myntra_fast": ["gender"],
     }
     assert [arguments.stage for arguments in stages] == expected.get(path.stem, [stages[0].stage])

@@ -84,13 +84,18 @@ class SampleBuilder:
         drawn = self.drawer.draw(decoded, index, epoch=epoch)
         keep_size = {"do_resize": False, "do_pad": False} if self.stage == "contour" else {}
         pixel_values = self.processor(drawn.image, return_tensors="pt", **keep_size)["pixel_values"][0]
-        labels = _contour_labels(drawn) if self.stage == "contour" else self._class_labels(drawn.label, index)
+        labels = _contour_labels(drawn) if self.stage == "contour" else self.class_labels(drawn.label, index)
         sample = {"pixel_values": pixel_values, "labels": labels, "index": index}
         if self.drawer.colour is not None:
             sample["colour"] = torch.tensor(drawn.colour.to_codes())
         return sample
 
-    def _class_labels(self, label: int | list[int] | None, index: int) -> int | torch.Tensor:
+    def class_labels(self, label: int | list[int] | None, index: int) -> int | torch.Tensor:
+        """What a row's label becomes in a sample of the stage "gender".
+
+        Raises:
+            ValueError: If it is missing or not one of the classes; names the row.
+        """
         if label is None:
             raise ValueError(f"row {index} has no label; give it one or leave the row out.")
         numbers = label if isinstance(label, list) else [label]
@@ -330,7 +335,7 @@ def collate_contour(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Ten
             f"One batch holds pictures of {listed} (height x width). Set crop_size in the augmentation recipe so that "
             "all have one size, or use batch size 1."
         )
-    return _stack(samples)
+    return stack(samples)
 
 
 def collate_gender(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -346,7 +351,8 @@ def collate_gender(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tens
     return collate_contour(samples)
 
 
-def _stack(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+def stack(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack what all samples have; pictures must be of one size."""
     return {name: torch.stack([torch.as_tensor(sample[name]) for sample in samples]) for name in samples[0]}
 
 

@@ -14,11 +14,12 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from hf_contour.data.samples import ContourSamples, collate_gender
+from hf_contour.data.samples import ContourSamples, collate_gender, stack
 from hf_contour.training.durable_files import UNFINISHED, put_in_place, remove, writing
+from hf_contour.training.order import Place
 
 
 def cached_features(
@@ -97,7 +98,25 @@ class CollateWithFeatures:
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """A batch as `collate_gender` makes it, with the features `(B, C, h, w)` float32."""
-        batch = collate_gender(samples)
+        batch = stack(samples)
         for name, maps in self.features.items():
             batch[name] = torch.from_numpy(np.stack([maps[sample["index"]] for sample in samples])).float()
         return batch
+
+
+class LabelledPlaces(Dataset[dict[str, Any]]):
+    """Samples without pixels, asked for by (epoch, index), for a model all of whose inputs are cached features.
+
+    Args:
+        samples: of the stage "gender"; only its labels are read.
+    """
+
+    def __init__(self, samples: ContourSamples) -> None:
+        self.builder, self.labels = samples.builder, samples.source["label"][:]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        _, index = place
+        return {"labels": self.builder.class_labels(self.labels[index], index), "index": index}

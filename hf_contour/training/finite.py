@@ -28,8 +28,8 @@ def are_finite(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def input_is_finite(batch: Batch) -> Tensor:
-    """Whether all pictures and labels of a batch are finite: a boolean scalar."""
-    return are_finite((batch["pixel_values"], batch["labels"]))
+    """Whether all pictures, features and labels of a batch are finite: a boolean scalar."""
+    return are_finite(batch.values())
 
 
 def model_is_finite(model: nn.Module) -> bool:

@@ -245,7 +245,8 @@ class TrainingLoop:
     def _to_device(self, batch: Batch) -> Batch:
         moved = {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}
         if self.arguments.channels_last:
-            moved["pixel_values"] = moved["pixel_values"].contiguous(memory_format=torch.channels_last)
+            maps = {key: value for key, value in moved.items() if value.ndim == 4}
+            moved |= {key: value.contiguous(memory_format=torch.channels_last) for key, value in maps.items()}
         return moved
 
     def _agree(self, loss: float) -> tuple[float, int]:

@@ -33,7 +33,7 @@ from hf_contour.modeling_contour_extractor import (
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.training.arguments import EMBEDDED, ContourTrainingArguments
 from hf_contour.training.evaluation import evaluate_classes, evaluate_contours
-from hf_contour.training.feature_cache import CollateWithFeatures, cached_features
+from hf_contour.training.feature_cache import CollateWithFeatures, LabelledPlaces, cached_features
 from hf_contour.training.interrupts import ignore_stop_requests
 from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
 from hf_contour.training.pictures import draw_contours
@@ -56,6 +56,7 @@ class StageData:
         self.arguments, self.processor, self.rows = arguments, processor, rows
         self.collate: Collate = collate_contour if arguments.stage == "contour" else collate_gender
         self.collate_train = self.collate
+        self.needs_pictures = True
         recipe, colour = arguments.mapping("augmentation"), arguments.mapping("colour")
         options: dict[str, Any] = {
             "stage": arguments.stage,
@@ -109,7 +110,8 @@ class StageData:
             return DataLoader(stream, batch_size=arguments.batch_size, **options)
         order = self._order(accelerator.num_processes, accelerator.process_index, num_steps=num_steps)
         order.start_step = start_step
-        return DataLoader(PlacedSamples(self.train), batch_sampler=order, **options)
+        placed = PlacedSamples(self.train) if self.needs_pictures else LabelledPlaces(self.train)
+        return DataLoader(placed, batch_sampler=order, **options)
 
     def evaluation_loader(self, accelerator: Accelerator, split: str) -> DataLoader:
         """Batches of a split, dealt out to the processes."""
@@ -246,6 +248,9 @@ class GenderTask:
         if self.arguments.feature_cache:
             with accelerator.main_process_first():
                 self.data.collate_train = CollateWithFeatures(self._cached_features(accelerator))
+            all_frozen = len(self._frozen_networks()) == 1 + (self.model.extractor is not None)
+            # A row that takes a bad one's place has a label of its own, which only its picture's reader knows.
+            self.data.needs_pictures = not all_frozen or self.arguments.on_bad_picture == "skip"
         return self.data.train_loader(accelerator, start_step=start_step, num_steps=num_steps)
 
     def _frozen_networks(self) -> dict[str, nn.Module]:
@@ -292,10 +297,9 @@ class GenderTask:
 
     def train_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Cross entropy against the labels, smoothed and weighed as the arguments say."""
-        pixel_values = batch["pixel_values"]
-        contours = batch.get("contour_features_0")
+        pixel_values, contours = batch.get("pixel_values"), batch.get("contour_features_0")
         if contours is None and self.folded_extractor is not None:
-            (contours,) = self._frozen_contours(pixel_values)
+            (contours,) = self._frozen_contours(batch["pixel_values"])
         maps = [batch[name] for name in sorted(batch) if name.startswith("image_features_")]
         return classification_loss(
             model(pixel_values=pixel_values, contour_features=contours, image_features=maps or None).logits,
