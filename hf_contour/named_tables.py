@@ -1,21 +1,19 @@
 """Tables of comparisons, of speed and of faults in Markdown, rendered from their results files.
 
-In a text, a table stands between `<!-- comparison: NAME -->`, `<!-- speed: NAME -->` or `<!-- faults: NAME -->` and
-`<!-- end NAME -->`, where `model_cards/results/NAME.json` holds the figures.
+In a text, a table stands between `<!-- KIND: NAME -->`, the kind one of `TABLES`, and `<!-- end NAME -->`, where `model_cards/results/NAME.json` holds the figures.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from hf_contour.card_tables import GARMENTS_ONLY, markdown_table
 
-MARKER = re.compile(
-    r"(<!-- (?P<kind>comparison|speed|faults): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL
-)
+KINDS = "comparison|speed|training_speed|faults"
+MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 # The score that a comparison of extractors is ranked by, and those shown beside it.
 COMPARED_SCORES = ("ods", ("ois", "ap", "r50"))
 
@@ -119,6 +117,34 @@ def speed_table(results: Mapping[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
+def training_speed_table(results: Mapping[str, Any]) -> str:
+    """A row for each classifier that was timed in training and in use.
+
+    Args:
+        results: as `training_benchmark.benchmark_classifiers` gives them.
+    """
+    header = ["model", "picture", "weights", "trained weights", "million multiply-adds", "training: ms a picture"]
+    header += ["pictures a second relative to the first row", "in use, alone: ms", "time relative to the first row"]
+    header += ["in use, in batches: ms a picture", "time relative to the first row"]
+    rows = [
+        [
+            row["name"],
+            f"{row['height']}x{row['width']}",
+            f"{row['num_parameters']:,}",
+            f"{row['num_trained_parameters']:,}",
+            f"{row['multiply_adds'] / 1e6:,.0f}",
+            f"{row['training_ms']:.1f}",
+            f"{row['training_ratio']:.2f}",
+            f"{row['batch_1_ms']:.1f}",
+            f"{1 / row['batch_1_ratio']:.2f}",
+            f"{row['batch_ms']:.1f}",
+            f"{1 / row['batch_ratio']:.2f}",
+        ]
+        for row in results["rows"]
+    ]
+    return markdown_table(header, rows)
+
+
 def faults_table(results: Mapping[str, Any]) -> str:
     """A row for each module of fault tests, and one for all.
 
@@ -138,23 +164,30 @@ def faults_table(results: Mapping[str, Any]) -> str:
     return markdown_table(header, [[line[0], *(f"{count:,}" for count in line[1:])] for line in lines])
 
 
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "comparison": comparison_table,
+    "speed": speed_table,
+    "training_speed": training_speed_table,
+    "faults": faults_table,
+}
+
+
 def fill_named_tables(text: str, folder: Path) -> str:
     """Put the tables of the results files of a folder between the markers of a text.
 
     Raises:
         ValueError: If a marker has no end, or its file is missing.
     """
-    tables = {"comparison": comparison_table, "speed": speed_table, "faults": faults_table}
 
     def fill(match: re.Match[str]) -> str:
         path = folder / f"{match['name']}.json"
         if not path.is_file():
             raise ValueError(f"a marker asks for {path}, which is not there.")
         results = json.loads(path.read_text(encoding="utf-8"))
-        return f"{match[1]}{tables[match['kind']](results)}\n{match[4]}"
+        return f"{match[1]}{TABLES[match['kind']](results)}\n{match[4]}"
 
     filled, count = MARKER.subn(fill, text)
-    if len(re.findall(r"<!-- (?:comparison|speed|faults): ", text)) != count:
+    if len(re.findall(rf"<!-- (?:{KINDS}): ", text)) != count:
         raise ValueError(
             "a table marker has no counterpart; expected <!-- comparison: NAME --> ... <!-- end NAME -->."
         )

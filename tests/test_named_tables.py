@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from hf_contour.named_tables import SHOWN, comparison_table, faults_table, fill_named_tables, speed_table
+from hf_contour.named_tables import (
+    SHOWN,
+    comparison_table,
+    faults_table,
+    fill_named_tables,
+    speed_table,
+    training_speed_table,
+)
 
 
 def row(variant, ods, seed=0, weights=1000):
@@ -62,6 +69,16 @@ def test_a_comparison_of_classifiers_shows_paired_differences():
 
 def test_speed_is_relative_to_the_first_row():
     assert speed_table(SPEED).splitlines()[-1] == "| tiny | 320x480 | 99,000 | 500 | 12.0 | 0.40 |"
+
+
+def test_training_is_compared_by_pictures_a_second_and_use_by_time():
+    row = {
+        "name": "fast", "height": 96, "width": 64, "num_parameters": 5_000_000, "num_trained_parameters": 4_900_000,
+        "multiply_adds": 70e6, "training_ms": 20.04, "training_ratio": 0.9, "batch_1_ms": 12.0, "batch_1_ratio": 0.8,
+        "batch_ms": 5.0, "batch_ratio": 0.5,
+    }  # fmt: skip
+    line = training_speed_table({"rows": [row]}).splitlines()[-1]
+    assert line == "| fast | 96x64 | 5,000,000 | 4,900,000 | 70 | 20.0 | 0.90 | 12.0 | 1.25 | 5.0 | 2.00 |"
 
 
 def test_tables_are_put_between_their_markers(tmp_path):

@@ -139,7 +139,7 @@ def test_4_what_timm_drew_is_kept(monkeypatch):
     model = ContourGenderForImageClassification(
         ContourGenderConfig(extractor_config=ContourExtractorConfig(**TIMM_CASCADE), backbone="test_efficientnet")
     )
-    networks = [model.extractor.cascade.network, model.image_backbones[0].network]
+    networks = [model.image_backbones[0].network, model.extractor.cascade.network]
     assert len(drawn) == 2
     for network, expected in zip(networks, drawn, strict=True):
         assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())

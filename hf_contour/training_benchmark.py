@@ -1,0 +1,156 @@
+"""What a frozen extractor costs in stage 2, in training and in use, beside the backbone alone, in one process."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_contour.evaluation import load_model
+from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.loss_contour import classification_loss
+from hf_contour.modeling_contour_extractor import fold_batch_norms
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
+from hf_contour.results import library_versions, source_commit
+from hf_contour.speed import count_parameters, median_ratio, multiply_adds, time_side_by_side
+from hf_contour.training.records import device_name
+
+
+@dataclass(frozen=True)
+class TrainingBenchmark:
+    """How classifiers are timed.
+
+    Attributes:
+        batch_size: pictures in a training step, and in the larger of the two batches in use.
+        threads: threads of torch on the CPU.
+        num_rounds: rounds, each of which times every model once.
+        device: `cpu` or `cuda`; on the latter in bf16.
+        compile: whether models are compiled.
+    """
+
+    batch_size: int = 32
+    threads: int = 1
+    num_rounds: int = 12
+    device: str = "cpu"
+    compile: bool = False
+
+
+def benchmark_classifiers(folders: Sequence[Path], settings: TrainingBenchmark) -> dict[str, Any]:
+    """Median times of each classifier, one after the other in each round; the first one is the yardstick.
+
+    A training step is forward pass, loss, backward pass and AdamW on pictures that are in memory already, as training
+    makes it: the frozen extractor has its normalisation folded and takes no gradient.
+
+    Args:
+        folders: of classifiers; the first is best the backbone alone (`contour_features: none`).
+        settings: how they are timed.
+
+    Returns:
+        `protocol`, `rows` (name, size, weights, trained weights, multiply-adds, milliseconds a picture in training and
+        in use at both batch sizes, and for each the median ratio of pictures a second to the yardstick's in the same
+        round), `versions` and `commit`.
+    """
+    torch.set_num_threads(settings.threads)
+    models = {folder.resolve().name: _classifier(folder, settings) for folder in folders}
+    sizes = {folder.resolve().name: _picture_size(folder) for folder in folders}
+    yardstick = next(iter(models))
+    batches = {"training": settings.batch_size, "batch_1": 1, "batch": settings.batch_size}
+    durations = {}
+    for kind, count in batches.items():
+        make = _training_call if kind == "training" else _inference_call
+        pixels = {name: _pixels(count, size, settings) for name, size in sizes.items()}
+        calls = {name: make(model, pixels[name], settings) for name, model in models.items()}
+        durations[kind] = time_side_by_side(calls, num_rounds=settings.num_rounds)
+    rows = []
+    for name, model in models.items():
+        height, width = sizes[name]
+        row: dict[str, Any] = {
+            "name": name,
+            "height": height,
+            "width": width,
+            "num_parameters": count_parameters(model),
+            "num_trained_parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
+            "multiply_adds": multiply_adds(model, _pixels(1, sizes[name], settings)),
+        }
+        for kind, count in batches.items():
+            row[f"{kind}_ms"] = 1000 * median(durations[kind][name]) / count
+            row[f"{kind}_ratio"] = 1 / median_ratio(durations[kind], name, yardstick)
+        rows.append(row)
+    return {
+        "protocol": {
+            "yardstick": yardstick,
+            "batch_size": settings.batch_size,
+            "dtype": "bfloat16" if settings.device == "cuda" else "float32",
+            "mode": f"{'compiled' if settings.compile else 'eager'}, channels last, milliseconds a picture",
+            "in_use": "batch normalisation folded",
+            "threads": settings.threads,
+            "num_rounds": settings.num_rounds,
+            "device": device_name(torch.device(settings.device)),
+        },
+        "rows": rows,
+        "versions": library_versions(),
+        "commit": source_commit(),
+    }
+
+
+def _classifier(folder: Path, settings: TrainingBenchmark) -> ContourGenderForImageClassification:
+    model = load_model(str(folder))
+    if not isinstance(model, ContourGenderForImageClassification):
+        raise ValueError(f"{folder} holds a {model.config.model_type} model; expected a contour_gender one.")
+    return model.float().to(settings.device, memory_format=torch.channels_last)
+
+
+def _picture_size(folder: Path) -> tuple[int, int]:
+    size = ContourImageProcessor.from_pretrained(folder).size
+    return size["height"], size["width"]
+
+
+def _pixels(count: int, size: tuple[int, int], settings: TrainingBenchmark) -> Tensor:
+    return torch.rand(count, 3, *size, device=settings.device).to(memory_format=torch.channels_last)
+
+
+def _training_call(
+    model: ContourGenderForImageClassification, pixels: Tensor, settings: TrainingBenchmark
+) -> Callable[[], Any]:
+    model.train()
+    labels = torch.arange(len(pixels), device=pixels.device) % model.config.num_labels
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    is_frozen = model.extractor is not None and model.config.freeze_extractor
+    folded = fold_batch_norms(model.extractor) if is_frozen else None
+    called = torch.compile(model) if settings.compile else model
+
+    def step() -> None:
+        with _autocast(settings):
+            features = None
+            if folded is not None:
+                with torch.no_grad():
+                    features = model.contour_features(pixels, folded)
+            logits = called(pixel_values=pixels, contour_features=features).logits
+            loss = classification_loss(logits, labels, problem_type="single_label_classification")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _inference_call(
+    model: ContourGenderForImageClassification, pixels: Tensor, settings: TrainingBenchmark
+) -> Callable[[], Any]:
+    folded = fold_batch_norms(model).to(memory_format=torch.channels_last)
+    called: nn.Module | Any = torch.compile(folded) if settings.compile else folded
+
+    def call() -> None:
+        with torch.inference_mode(), _autocast(settings):
+            called(pixel_values=pixels)
+
+    return call
+
+
+def _autocast(settings: TrainingBenchmark) -> AbstractContextManager[Any]:
+    return torch.autocast("cuda", torch.bfloat16) if settings.device == "cuda" else nullcontext()
