@@ -1,6 +1,7 @@
 """Tables of comparisons, of speed and of faults in Markdown, rendered from their results files.
 
-In a text, a table stands between `<!-- KIND: NAME -->`, the kind one of `TABLES`, and `<!-- end NAME -->`, where `model_cards/results/NAME.json` holds the figures.
+In a text, a table stands between `<!-- KIND: NAME -->`, the kind one of `TABLES`, and `<!-- end NAME -->`, where
+`model_cards/results/NAME.json` holds the figures.
 """
 
 import json
