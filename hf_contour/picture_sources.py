@@ -1,8 +1,9 @@
 """Pictures to predict: found in files, folders and data sets, and opened one by one."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -93,12 +94,18 @@ def data_set_pictures(
 
 
 def open_pictures(
-    sources: Iterable[PictureSource], report: PredictionReport
+    sources: Iterable[PictureSource], report: PredictionReport, *, opening: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[PictureSource, Image.Image]]:
-    """Open one picture after the other; what cannot be read is noted in the report and left out."""
+    """Open one picture after the other; what cannot be read is noted in the report and left out.
+
+    Args:
+        sources: where they are.
+        report: gets what is skipped.
+        opening: further arguments of `open_image`, such as those of the processor that the pictures go to.
+    """
     for source in sources:
         try:
-            yield source, open_image(source.content, name=source.name)
+            yield source, open_image(source.content, name=source.name, **(opening or {}))
         except ImageReadError as error:
             report.skipped.append((source.name, str(error)))
 

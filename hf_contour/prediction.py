@@ -232,7 +232,7 @@ def classify_pictures(
         table = csv.writer(file)
         if output.suffix == ".csv":
             table.writerow(["file", "label", "score"])
-        for batch in _batches(open_pictures(sources, report), batch_size):
+        for batch in _batches(open_pictures(sources, report, opening=processor.opening), batch_size):
             scores = class_scores(model, processor, [picture for _, picture in batch])
             best = scores.topk(min(top_k, scores.shape[1]))
             for (source, _), values, indices in zip(batch, best.values.tolist(), best.indices.tolist(), strict=True):

@@ -276,3 +276,60 @@ def test_threads_get_the_same_pictures() -> None:
 def test_a_broken_exif_block_means_no_orientation() -> None:
     content = write_png(colours().reshape(HEIGHT, -1), 8, 2, eXIf=b"MM\0*\xff\xff\xff\xff")
     assert worst(open_image(content), colours()) == 0
+
+
+def photograph(
+    height: int, width: int, *, mode: str = "RGB", orientation: int | None = None, **options: object
+) -> bytes:
+    """A smooth picture as a JPEG file; `height` and `width` are those of the file, before it is turned upright."""
+    down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    pixels = np.stack([down, across, (down + across) / 2], axis=-1) * 200 + 20
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+    picture.save(buffer, format="JPEG", quality=95, exif=exif, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("least_size", "size"),
+    [
+        (None, (480, 640)),
+        ((481, 10), (480, 640)),  # larger than the picture: as it is
+        ((241, 10), (480, 640)),
+        ((240, 320), (240, 320)),
+        ((240, 321), (480, 640)),
+        ((120, 160), (120, 160)),
+        ((60, 80), (60, 80)),
+        ((8, 8), (60, 80)),  # there is no smaller scale than an eighth
+    ],
+)
+def test_a_jpeg_is_decoded_no_larger_than_needed(least_size: tuple[int, int] | None, size: tuple[int, int]) -> None:
+    whole = open_image(photograph(480, 640))
+    reduced = open_image(photograph(480, 640), least_size=least_size)
+    assert (reduced.height, reduced.width) == size
+    resized = np.asarray(whole.resize(reduced.size, Image.Resampling.BOX), dtype=float)
+    assert np.abs(resized - np.asarray(reduced)).mean() < 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_that_is_enough_is_that_of_the_upright_picture(orientation: int) -> None:
+    picture = open_image(photograph(400, 800, orientation=orientation), least_size=(150, 390))
+    on_its_side = orientation > 4  # 800 high and 400 wide: a half would be 200 wide
+    assert (picture.height, picture.width) == ((800, 400) if on_its_side else (200, 400))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_jpegs_are_reduced_too(mode: str) -> None:
+    picture = open_image(photograph(160, 160, mode=mode, progressive=True), least_size=(40, 40))
+    assert (picture.mode, picture.size) == ("RGB", (40, 40))
+
+
+def test_other_files_keep_their_size_and_bombs_are_refused_first() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, format="PNG")
+    assert open_image(buffer.getvalue(), least_size=(8, 8)).size == (64, 64)
+    with pytest.raises(ImageReadError, match="max_pixels"):
+        open_image(photograph(160, 160), least_size=(20, 20), max_pixels=100)

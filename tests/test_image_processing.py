@@ -3,15 +3,18 @@
 import io
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_pictures import ODD_PICTURES, colours
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from hf_contour.data.samples import ContourSamples
 from hf_contour.image_processing_contour import (
     ContourImageProcessor,
     ImageReadError,
@@ -270,3 +273,36 @@ def test_the_saved_copy_opens_pictures_alike(tmp_path: Path) -> None:
 def test_placement_crops_what_it_placed() -> None:
     placement = Placement(height=2, width=3, top=1, left=2, canvas_height=5, canvas_width=8)
     assert placement.crop(torch.arange(40).view(1, 5, 8)).tolist() == [[[10, 11, 12], [18, 19, 20]]]
+
+
+def test_reduced_decoding_is_the_same_by_every_door(tmp_path):
+    pixels = np.linspace(0, 255, 256 * 192 * 3).reshape(256, 192, 3).astype(np.uint8)
+    path = tmp_path / "large.jpg"
+    Image.fromarray(pixels).save(path, quality=95)
+    plain = ContourImageProcessor(size={"height": 64, "width": 48})
+    reduced = ContourImageProcessor(size={"height": 64, "width": 48}, reduced_decoding=True)
+    reduced.save_pretrained(tmp_path)
+    reduced = ContourImageProcessor.from_pretrained(tmp_path)
+    assert reduced.opening["least_size"] == (64, 48)
+    assert "least_size" not in plain.opening
+    tensor = reduced(path, return_tensors="pt")["pixel_values"][0]
+    quarter = np.asarray(open_image(path, least_size=(64, 48)))
+    assert quarter.shape == (64, 48, 3)
+    by_hand = torch.from_numpy(quarter.copy()).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(tensor, by_hand)
+    assert torch.equal(reduced(path.read_bytes(), return_tensors="pt")["pixel_values"][0], tensor)
+    row = {"image": {"bytes": path.read_bytes(), "path": None}, "label": 0}
+    features = Features({"image": datasets.Image(decode=False), "label": ClassLabel(names=["a", "b"])})
+    samples = ContourSamples(datasets.Dataset.from_list([row], features=features), reduced, stage="gender")
+    assert torch.equal(samples[0]["pixel_values"], tensor)
+    difference = plain(path, return_tensors="pt")["pixel_values"][0] - tensor
+    assert 0 < difference.abs().mean() < 0.02
+
+
+def test_reduced_decoding_needs_a_size_to_come_to(tmp_path):
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (64, 64)).save(path)
+    processor = ContourImageProcessor(do_resize=False, do_pad=False, reduced_decoding=True)
+    assert processor(path, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+    with pytest.raises(ValueError, match="reduced_decoding"):
+        ContourImageProcessor(reduced_decoding="often")(path)

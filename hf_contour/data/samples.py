@@ -62,7 +62,9 @@ class SampleBuilder:
             )
         self.processor, self.stage = processor, stage
         # Opened as the processor would open them: the same file gives the same tensor in training and in use.
-        reading = {"background_color": tuple(processor.background_color), "max_pixels": processor.max_pixels}
+        reading = dict(processor.opening)
+        if stage == "contour":
+            reading.pop("least_size", None)  # pictures keep the size of their contours
         self.drawer = RowDrawer(read_contours=stage == "contour", reading=reading, **drawing)
         self.num_labels, self.is_multi_label = _count_labels(features) if stage == "gender" else (None, False)
 
