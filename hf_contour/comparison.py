@@ -9,7 +9,7 @@ A plan is a YAML file:
     variants:
       reference: {}
       nearest: {model: {unify: nearest}}       # what differs; mappings are merged field by field
-      another seed: {seeds: [1, 2]}            # a variant may have seeds of its own
+      another seed: {seeds: [1, 2], evaluation: {split: test}}   # seeds and fields of data of its own
 
 Classifiers are also compared picture by picture with those of the first variant that have the same seeds.
 
@@ -68,6 +68,7 @@ class PlannedRun:
     variant: str
     changes: dict[str, Any]
     arguments: ContourTrainingArguments
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
 
 def read_plan(path: Path) -> Plan:
@@ -96,6 +97,7 @@ def planned_runs(plan: Plan, *, output_dir: str, settings: Mapping[str, Any]) ->
     runs = []
     for variant, given in plan.variants.items():
         changes = dict(given or {})
+        evaluation = {**plan.data, **changes.pop("evaluation", {})}
         for seed in changes.pop("seeds", plan.seeds):
             values = merged(merged(plan.recipe, settings), changes)
             run_name = f"{plan.name}/{variant.replace(' ', '_')}-seed{seed}"
@@ -105,7 +107,7 @@ def planned_runs(plan: Plan, *, output_dir: str, settings: Mapping[str, Any]) ->
                 )
             except (TypeError, ValueError) as error:
                 raise ValueError(f"variant {variant!r}: {error}") from error
-            runs.append(PlannedRun(variant, changes, arguments))
+            runs.append(PlannedRun(variant, changes, arguments, evaluation))
     return runs
 
 
@@ -136,12 +138,13 @@ def run_comparison(plan: Plan, runs: Sequence[PlannedRun], *, command: str) -> I
             continue
         path = run.arguments.folder / EVALUATION_FILE
         if not path.exists():
-            evaluate(evaluation_arguments(plan, run.arguments, output=path), command=command)
+            evaluate(evaluation_arguments(plan, run, output=path), command=command)
         yield comparison_row(run, training, json.loads(path.read_text(encoding="utf-8")))
 
 
-def evaluation_arguments(plan: Plan, arguments: ContourTrainingArguments, *, output: Path) -> EvaluationArguments:
+def evaluation_arguments(plan: Plan, run: PlannedRun, *, output: Path) -> EvaluationArguments:
     """How the model of a run is evaluated."""
+    arguments = run.arguments
     shared = {
         "model": str(arguments.folder / "model"),
         "data": arguments.data,
@@ -152,7 +155,7 @@ def evaluation_arguments(plan: Plan, arguments: ContourTrainingArguments, *, out
     }
     if arguments.stage == "gender":
         shared["predictions"] = str(arguments.folder / PREDICTIONS_FILE)
-    return EvaluationArguments(**{**shared, **plan.data})
+    return EvaluationArguments(**{**shared, **run.evaluation})
 
 
 def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Seq
     for variant, rows in groups.items():
         validation = [mean(row["while_training"]["validation"]["accuracy"] for row in rows)] if has_validation else []
         parts = {part["name"]: part for part in paired.get(variant, {}).get("slices", [])}
+        permuted = [row["disturbed"]["channels_permuted"] for row in rows if row["disturbed"]]
         converged = [row["converged_step"] for row in rows if row["converged_step"] is not None]
         lines.append(
             [
@@ -90,7 +91,7 @@ def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Seq
                 _difference(paired.get(variant, {}).get("all")),
                 f"{mean(row['slices'][GARMENTS_ONLY] for row in rows):.3f}",
                 _difference(parts.get(GARMENTS_ONLY)),
-                f"{mean(row['disturbed']['channels_permuted'] for row in rows):.3f}",
+                f"{mean(permuted):.3f}" if len(permuted) == len(rows) else "",
                 f"{median(converged):.0f}" if len(converged) == len(rows) else "not reached",
             ]
         )

@@ -108,12 +108,14 @@ def test_classifiers_are_paired_with_the_first_variant_over_common_seeds(tmp_pat
     shared = {"stage": "gender", "extractor": str(tmp_path / "extractor"), "image_size": [32, 32], "model": model}
     recipe = {key: value for key, value in RECIPE.items() if key not in ("num_pictures",)} | shared
     variants = {"alone": {"seeds": [0, 1, 2], "model": {"contour_features": "none"}}, "method": {"seeds": [1, 2]}}
-    data = {"split": "validation", "slices": ["brightness"], "min_slice": 1, "disturbances": ["grey"]}
+    variants["method"]["evaluation"] = {"disturbances": ["grey"]}
+    data = {"split": "validation", "slices": ["brightness"], "min_slice": 1}
     plan = Plan("pairs", recipe, variants, data=data)
     settings = {"data": str(write_source(tmp_path / "source", train=8, validation=7))}
     runs = planned_runs(plan, output_dir=str(tmp_path / "runs"), settings=settings)
     rows = list(run_comparison(plan, runs, command="command"))
-    assert all(0 <= row["disturbed"]["grey"] <= 1 and row["slices"] for row in rows)
+    assert [list(row["disturbed"]) for row in rows] == [[], [], [], ["grey"], ["grey"]]
+    assert all(row["slices"] and "evaluation" not in row["changes"] for row in rows)
     paired = comparison_results(plan, runs, rows, command="command")["paired_with_first"]
     assert list(paired) == ["method"]
     assert paired["method"]["seeds"] == [1, 2]
