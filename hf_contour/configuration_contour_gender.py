@@ -211,7 +211,11 @@ class ContourGenderConfig(PreTrainedConfig):
             channels = extractor.fusion_channels
         else:
             channels = extractor.level_channels * (extractor.num_levels if extractor.fusion == "concat" else 1)
-        weights, fused = 0, channels
+        weights = 0
+        if channels and self.contour_downsampling == "conv":
+            weights += 9 * self.contour_channels * (channels + self.contour_channels)
+            channels = self.contour_channels
+        fused = channels
         if self.fusion != "concat":
             weights = (self.fusion_layers - 1) * width**2 * area
             weights += channels * width * area if self.fusion == "concat_conv" else width * (channels + width * area)

@@ -82,6 +82,7 @@ CLASSIFIER: dict[str, Any] = {
     "model_type": "contour_gender",
     "architectures": ["ContourGenderForImageClassification"],
     "backbone": "test_resnet",
+    "contour_channels": 8,
     "fusion_channels": 8,
     "id2label": {"0": "men", "1": "women"},
     "extractor_config": EXTRACTOR,
@@ -96,6 +97,7 @@ CONFIGS = {"extractor": EXTRACTOR, "classifier": CLASSIFIER, "processor": PROCES
 VALID = {
     ("side_loss_weight", "zero"),
     ("head_dropout", "zero"),
+    ("abstain_threshold", "zero"),
     ("backbone", "null"),
     ("contour_levels", "null"),
     ("dtype", "null"),
@@ -123,6 +125,7 @@ CLASSIFIER_STRINGS = (
     "backbone",
     "contour_features",
     "contour_levels",
+    "contour_downsampling",
     "fusion",
     "head",
     "problem_type",
@@ -135,8 +138,10 @@ CLASSIFIER_NUMBERS = (
     "fusion_kernel_size",
     "fusion_channels",
     "head_channels",
+    "contour_channels",
     "head_dropout",
     "temperature",
+    "abstain_threshold",
 )
 
 
@@ -178,7 +183,7 @@ def field_cases() -> Iterator[HostileCase]:
     """Every field with every value of the tables that fits its kind."""
     for kind, strings, numbers, lists in (
         ("extractor", EXTRACTOR_STRINGS, EXTRACTOR_NUMBERS, EXTRACTOR_LISTS),
-        ("classifier", CLASSIFIER_STRINGS, CLASSIFIER_NUMBERS, ("image_mean", "image_std")),
+        ("classifier", CLASSIFIER_STRINGS, CLASSIFIER_NUMBERS, ("head_grid", "image_mean", "image_std")),
     ):
         for names, values in ((strings, STRINGS), (numbers, NUMBERS), (lists, LISTS)):
             for name in names:
@@ -276,7 +281,7 @@ def size_cases() -> Iterator[HostileCase]:
         extractor = {**wide_levels, "hidden_sizes": [4] * count, "depths": [0] * count, "strides": [2] * count}
         yield change(
             "classifier", "weights", f"{count} wide levels to {head}", 1, extractor_config=extractor,
-            fusion="concat", head=head,
+            contour_downsampling="average", fusion="concat", head=head,
         )  # fmt: skip
     for name in GIANTS:
         yield change("classifier", "weights", f"giant {name}", 1, backbone=name)
