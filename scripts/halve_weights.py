@@ -1,6 +1,6 @@
 """Write a copy of a model folder with its weights in half precision, for sharing: half the size.
 
-    python scripts/halve_weights.py --model runs/contour-gender-fast/gender/model --output model_cards/contour-gender-fast
+    python scripts/halve_weights.py --model runs/NAME/gender/model --output model_cards/NAME
 
 Seconds. Loading brings the weights back to float32, in which the model computes as before.
 """
