@@ -18,7 +18,9 @@ from transformers import HfArgumentParser
 
 from hf_contour.comparison import comparison_results, planned_runs, read_plan, run_comparison
 from hf_contour.evaluation import portable_path
+from hf_contour.training.durable_files import OutputError
 from hf_contour.training.records import write_json
+from hf_contour.training.resuming import ResumeError
 
 
 @dataclass
@@ -50,7 +52,7 @@ def main() -> None:
             rows.append(row)
             figures = ", ".join(f"{name} {value:.4f}" for name, value in row["scores"].items())
             print(f"{row['variant']}, seed {row['seed']}: {figures}", flush=True)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ResumeError, OutputError, ValueError) as error:
         sys.exit(f"error: {error}")
     if len(rows) < len(runs):
         print(f"{len(rows)} of {len(runs)} runs are at hand; the results file is written when all are.")
