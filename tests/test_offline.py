@@ -179,6 +179,8 @@ COMMANDS: dict[str, Command] = {
     "publish a folder that is not there": Command(("publish.py", "--folder", "gone", "--repo_id", NOWHERE), "gone"),
     "compare on a data set of the Hub": Command(("compare.py", "--plan", "{plan}", "--data", NOWHERE), NOWHERE),
     "benchmark a model of the Hub": Command(("benchmark.py", "--models", NOWHERE), NOWHERE),
+    "benchmark the training of a model of the Hub": Command(("benchmark_training.py", "--models", NOWHERE), NOWHERE),
+    "halve a model of the Hub": Command(("halve_weights.py", "--model", NOWHERE, "--output", "halved"), NOWHERE),
     "draw levels of a model of the Hub": Command(("draw_strip.py", "--models", NOWHERE), NOWHERE),
     "calibrate a model of the Hub": Command(("calibrate.py", "--model", NOWHERE, "--data", DATA), NOWHERE),
     "compare predictions that are not there": Command(

@@ -272,11 +272,18 @@ class GenderTask:
             "processor": self.processor.to_dict(),
             "stride": self.model.stride,
         }
-        choice = {"contours": self.config.contour_features, "levels": self.config.contour_level_indices}
+        described = {  # what weights alone do not say
+            "contour_features": {
+                "extractor": self.config.extractor_config.to_dict(),
+                "contours": self.config.contour_features,
+                "levels": self.config.contour_level_indices,
+            },
+            "image_features": {"backbones": self.config.backbones},
+        }
         cached: dict[str, NDArray[np.float16]] = {}
         for name, network in self._frozen_networks().items():
             network.eval()
-            key = {**shared, **(choice if name == "contour_features" else {})}
+            key = {**shared, **described[name]}
             found = cached_features(
                 Path(str(arguments.feature_cache)),
                 self.data.train,

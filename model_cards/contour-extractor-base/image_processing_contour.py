@@ -4,7 +4,7 @@ Shapes: B pictures, C channels, H x W pixels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,13 @@ class ContourImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[ca
     Args:
         background_color: three values in 0..255; shown through transparent pixels and in the padding.
         max_pixels: largest height times width of a picture; larger ones are refused before decoding.
+        reduced_decoding: whether JPEG files are decoded at a half, a quarter or an eighth of their size where that is
+            still no smaller than `size` and `do_resize` is set: faster, and nearly the same tensor.
     """
 
     background_color: list[int] | tuple[int, ...] | None
     max_pixels: int | None
+    reduced_decoding: bool | None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,13 @@ class ContourImageProcessor(TorchvisionBackend):
     image_std = [0.5, 0.5, 0.5]  # noqa: RUF012
     background_color = list(WHITE)  # noqa: RUF012
     max_pixels = DEFAULT_MAX_PIXELS
+    reduced_decoding = False
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """The arguments with which `open_image` opens a picture as this processor does, wherever it is opened."""
+        names = ("background_color", "max_pixels", "reduced_decoding", "do_resize", "size")
+        return opening_arguments({name: getattr(self, name) for name in names})
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         """Checks what came, from a config or a call, then lets the base class bring it to its own types."""
@@ -168,17 +178,22 @@ class ContourImageProcessor(TorchvisionBackend):
         Returns:
             `(3, H, W)`, `uint8`; with `do_convert_rgb=False` an array's own channels and type.
         """
-        doors = {key: kwargs[key] for key in ("background_color", "max_pixels") if kwargs.get(key) is not None}
+        doors = opening_arguments(kwargs)
+        least_size = doors.pop("least_size", None)
         is_array = isinstance(image, np.ndarray | Tensor)
         if not do_convert_rgb:
-            image = image if is_array or isinstance(image, Image.Image) else open_image(image, **doors)
+            image = (
+                image
+                if is_array or isinstance(image, Image.Image)
+                else open_image(image, least_size=least_size, **doors)
+            )
             return super().process_image(
                 image, do_convert_rgb=False, input_data_format=input_data_format, device=device, **kwargs
             )
         if is_array:
             pixels = read_array(image, input_data_format=input_data_format, **doors)
         else:
-            pixels = np.asarray(open_image(image, **doors))
+            pixels = np.asarray(open_image(image, least_size=least_size, **doors))
         if not pixels.flags.writeable or min(pixels.strides) < 0:  # neither can back a tensor
             pixels = pixels.copy()
         tensor = torch.from_numpy(pixels).permute(2, 0, 1)  # not contiguous: resizing is faster so, and equal
@@ -283,6 +298,18 @@ class ContourImageProcessor(TorchvisionBackend):
         return tvf.resize(picture, [height, width], antialias=True)[0].clamp(0, 1)
 
 
+def opening_arguments(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `open_image` from a processor's fields; those that are not set are left to its defaults."""
+    arguments = {
+        name: tuple(fields[name]) if name == "background_color" else fields[name]
+        for name in ("background_color", "max_pixels")
+        if fields.get(name) is not None
+    }
+    if fields.get("reduced_decoding") and fields.get("do_resize"):
+        arguments["least_size"] = (fields["size"]["height"], fields["size"]["width"])
+    return arguments
+
+
 def _check_fields(fields: dict[str, Any]) -> None:
     """Refuses impossible values of a processor's fields; None is not set.
 
@@ -294,6 +321,8 @@ def _check_fields(fields: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {fields[name]!r}, which is not done here; use size, do_resize and do_pad.")
     if fields.get("size") is not None:
         _check_size(fields["size"])
+    if fields.get("reduced_decoding") not in (None, False, True):
+        raise ValueError(f"reduced_decoding is {fields['reduced_decoding']!r}; expected true or false.")
     if fields.get("background_color") is not None:
         check_background_color(fields["background_color"])
     max_pixels = fields.get("max_pixels")

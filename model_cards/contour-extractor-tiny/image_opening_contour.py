@@ -30,6 +30,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+ON_THEIR_SIDE = (5, 6, 7, 8)  # height and width change places
 # Pillow widens 2- and 4-bit grey to 8 bits and cuts 16-bit colour down to 8, but leaves the transparent
 # colour of a PNG in the file's own depth: (factor, shift) that bring it to 8 bits.
 TRANSPARENT_DEPTH = {"L;2": (85, 0), "L;4": (17, 0), "RGB;16B": (1, 8)}
@@ -47,6 +48,7 @@ def open_image(
     name: str | None = None,
     background_color: Sequence[int] = WHITE,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    least_size: tuple[int, int] | None = None,
     input_data_format: str | None = None,
 ) -> Image.Image:
     """Opens a picture as upright 8-bit RGB.
@@ -78,6 +80,8 @@ def open_image(
         name: what errors call the picture; by default its path.
         background_color: three values in 0..255, shown through transparent pixels.
         max_pixels: largest height times width. Larger pictures are refused from the header, before decoding.
+        least_size: height and width that are enough: the file of a JPEG is decoded at a half, a quarter or an eighth
+            of its size where the upright picture is then still no smaller. Other pictures keep their size.
         input_data_format: `channels_first` or `channels_last`; arrays and tensors only.
 
     Returns:
@@ -102,9 +106,10 @@ def open_image(
         return _finish(source, name, background_color, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
-        return _read_stream(io.BytesIO(content), name or f"{len(content)} bytes", background_color, max_pixels)
+        name = name or f"{len(content)} bytes"
+        return _read_stream(io.BytesIO(content), name, background_color, max_pixels, least_size)
     if isinstance(source, str | Path):
-        return _read_path(source, name or _shorten(str(source)), background_color, max_pixels)
+        return _read_path(source, name or _shorten(str(source)), background_color, max_pixels, least_size)
     raise TypeError(
         f"a picture came as {type(source).__name__}; "
         "expected a path, bytes, a Pillow picture, a NumPy array or a tensor."
@@ -129,7 +134,9 @@ def _shorten(text: str, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
 
 
-def _read_path(path: str | Path, name: str, background_color: Sequence[int], max_pixels: int) -> Image.Image:
+def _read_path(
+    path: str | Path, name: str, background_color: Sequence[int], max_pixels: int, least_size: tuple[int, int] | None
+) -> Image.Image:
     """Opens a file; a folder, a pipe or a device is not waited for."""
     if str(path).startswith(("http://", "https://")):
         raise ImageReadError(
@@ -141,14 +148,20 @@ def _read_path(path: str | Path, name: str, background_color: Sequence[int], max
             came = "a folder" if path.is_dir() else "something not a file" if path.exists() else "no such file"
             raise ImageReadError(f"{name}: {came}; expected the path of a picture.")
         with path.open("rb") as stream:
-            return _read_stream(stream, name, background_color, max_pixels)
+            return _read_stream(stream, name, background_color, max_pixels, least_size)
     except ImageReadError:
         raise
     except (OSError, ValueError) as error:  # no permission, a name too long, a null character
         raise ImageReadError(f"{name}: cannot be opened ({error}); expected the path of a picture.") from error
 
 
-def _read_stream(stream: IO[bytes], name: str, background_color: Sequence[int], max_pixels: int) -> Image.Image:
+def _read_stream(
+    stream: IO[bytes],
+    name: str,
+    background_color: Sequence[int],
+    max_pixels: int,
+    least_size: tuple[int, int] | None,
+) -> Image.Image:
     start = stream.read(512)
     try:
         image = _parse_header(stream, start)
@@ -159,7 +172,7 @@ def _read_stream(stream: IO[bytes], name: str, background_color: Sequence[int], 
     if image is None:
         expected = ", ".join(READ_FORMATS)
         raise ImageReadError(f"{name}: {_describe_content(start)}; expected a picture in one of {expected}.")
-    return _finish(image, name, background_color, max_pixels)
+    return _finish(image, name, background_color, max_pixels, least_size)
 
 
 def _parse_header(stream: IO[bytes], start: bytes) -> Image.Image | None:
@@ -211,11 +224,20 @@ def _check_pixel_count(height: int, width: int, max_pixels: int) -> None:
         )
 
 
-def _finish(image: Image.Image, name: str, background_color: Sequence[int], max_pixels: int) -> Image.Image:
+def _finish(
+    image: Image.Image,
+    name: str,
+    background_color: Sequence[int],
+    max_pixels: int,
+    least_size: tuple[int, int] | None = None,
+) -> Image.Image:
     """Decodes, converts to RGB and turns upright a picture whose header has been read."""
     try:
         _check_pixel_count(image.height, image.width, max_pixels)
         raw_mode = _raw_mode(image)
+        if least_size is not None and image.format == "JPEG":
+            height, width = least_size
+            image.draft(None, (height, width) if _orientation(image) in ON_THEIR_SIDE else (width, height))
         image.load()
         orientation = _orientation(image)
         rgb = _to_rgb(image, raw_mode, background_color)

@@ -1,0 +1,390 @@
+"""Configuration of the contour extractor."""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+RESIDUAL_TYPES = ("resnet", "densenet", "senet")
+UNIFIERS = ("bilinear", "nearest", "deconv")
+FUSIONS = ("concat", "sum", "conv")
+LOSSES = ("plain", "balanced")
+
+MAX_LEVELS = 8
+MAX_CHANNELS = 4096
+MAX_DEPTH = 32
+MAX_STRIDE = 64
+MAX_TOTAL_STRIDE = 256  # every picture is padded to a multiple of it
+MAX_LABELS = 100_000
+MAX_ENTRIES = 1000  # entries or characters of a field in a file: checking the types of a million takes half a minute
+MAX_WEIGHTS = 500_000_000  # about 2 GB in fp32; a hostile config must not ask for more
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+# There is no attention here. Any other word would make Transformers fetch a kernel of that name and run it.
+ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+# What files of models may hold beside their own fields and Transformers' although the classes have such names.
+_OTHER_FIELDS = frozenset({"model_type", "num_labels", "torch_dtype", "name_or_path", "output_attentions"})
+# What Transformers acts on: other weights, other layers, another way of loading. None of it is done here.
+_REFUSED_FIELDS = frozenset(
+    {
+        "_attn_implementation",
+        "_experts_implementation",
+        "distributed_config",
+        "experts_implementation",
+        "fusion_config",
+        "per_layer_config",
+        "quantization_config",
+        "transformers_weights",
+    }
+)
+_BACKBONE_NAME = re.compile(r"[a-z0-9_]{1,100}")
+_LABEL_NUMBER = re.compile(r"[0-9]{1,6}", re.ASCII)
+
+
+def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuses a value that is not one of `choices`.
+
+    Raises:
+        ValueError: Naming the field, the value and the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{field} is {value!r:.80}; expected one of {', '.join(choices)}.")
+
+
+def check_range(field: str, value: float, low: float, high: float) -> None:
+    """Refuses a number outside of `low` to `high`, both included, and so NaN and infinity.
+
+    Raises:
+        ValueError: Naming the field, the value and the range.
+    """
+    if not low <= value <= high:
+        raise ValueError(f"{field} is {value!r:.40}; expected a number from {low} to {high}.")
+
+
+def check_lengths(fields: Sequence[str], content: Mapping[str, Any]) -> None:
+    """Refuses lists and texts of a file that are too long to be looked at one by one.
+
+    Args:
+        fields: names of the fields that will be looked at.
+        content: what the file holds.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    if "self" in content:
+        raise ValueError("'self' is no field that a config of this model may set; take it out.")
+    for field in fields:
+        value = content.get(field)
+        if isinstance(value, str | list | tuple) and len(value) > MAX_ENTRIES:
+            raise ValueError(f"{field} is {len(value)} entries long; expected at most {MAX_ENTRIES}.")
+
+
+def check_common_fields(fields: Mapping[str, Any], others: dict[str, Any], *, class_names: Sequence[str]) -> None:
+    """Refuses what a file may hold beside the model's own fields, before Transformers acts on it.
+
+    Args:
+        fields: `dtype`, `id2label` and the other fields that the class declares, as they came.
+        others: everything else that came; a request to trust code is taken out, since only the caller can trust.
+        class_names: names of the class's methods and properties, which an unknown field would replace.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    others.pop("trust_remote_code", None)
+    for name in others:
+        if name in _REFUSED_FIELDS or (name in class_names and name not in _OTHER_FIELDS):
+            raise ValueError(f"{name[:80]!r} is no field that a config of this model may set; take it out.")
+    for field, value in (("dtype", fields["dtype"]), ("torch_dtype", others.get("torch_dtype"))):
+        if value is not None:
+            check_choice(field, value if isinstance(value, str) else str(value).removeprefix("torch."), DTYPES)
+    asked = others.get("attn_implementation")
+    for value in asked.values() if isinstance(asked, dict) else (asked,):
+        if value is not None:
+            check_choice("attn_implementation", value, ATTENTIONS)
+    if "num_labels" in others:
+        num_labels = others["num_labels"]
+        if isinstance(num_labels, bool) or not isinstance(num_labels, int):
+            raise ValueError(f"num_labels is {num_labels!r:.80}; expected a whole number.")
+        check_range("num_labels", num_labels, 1, MAX_LABELS)
+    if fields["id2label"] is not None:
+        check_labels(fields["id2label"])
+
+
+def check_labels(id2label: Any) -> None:
+    """Refuses label maps that are not a name for each of some numbers.
+
+    Raises:
+        ValueError: Naming the entry.
+    """
+    if not isinstance(id2label, dict):
+        raise ValueError(f"id2label is {id2label!r:.80}; expected a mapping from numbers to names.")
+    check_range("len(id2label)", len(id2label), 1, MAX_LABELS)
+    for number, name in id2label.items():
+        if not _LABEL_NUMBER.fullmatch(str(number)):
+            raise ValueError(f"id2label has {number!r:.80} for a number; expected 0 to num_labels - 1.")
+        if not isinstance(name, str):
+            raise ValueError(f"id2label names {number} {name!r:.80}; expected a text.")
+
+
+def check_num_weights(num_weights: int, asking: str) -> None:
+    """Refuses more than `MAX_WEIGHTS`; `asking` names the fields that ask for them."""
+    if num_weights > MAX_WEIGHTS:
+        raise ValueError(
+            f"{asking} ask for at least {num_weights:,} weights; up to {MAX_WEIGHTS:,} are allowed. Use smaller ones."
+        )
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float], num_channels: int) -> None:
+    """Refuses means and standard deviations that do not fit the channels or cannot be divided by.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    for field, values, low in (("image_mean", mean, -10.0), ("image_std", std, 1e-3)):
+        if len(values) != num_channels:
+            raise ValueError(f"{field} has {len(values)} values; expected num_channels = {num_channels}.")
+        for value in values:
+            check_range(field, value, low, 10.0)
+
+
+def check_backbone_name(field: str, name: str, *, extra_names: tuple[str, ...] = ()) -> None:
+    """Refuses what is not the bare name of an architecture that timm knows.
+
+    Weights always come from the checkpoint, so a name must not be able to reach the network or a folder:
+    URLs, paths, `hf-hub:`, `local-dir:` and pretrained tags (`resnet18.a1_in1k`) are all refused.
+
+    Args:
+        field: the config's field, for the message.
+        name: the name to check.
+        extra_names: architectures allowed beside those of timm.
+
+    Raises:
+        ValueError: Naming the field and the nearest known names.
+    """
+    if name in extra_names:
+        return
+    if not _BACKBONE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{field} is {name[:80]!r}; expected the bare name of a timm architecture such as 'resnet18' "
+            "(no path, URL, hub prefix or pretrained tag)."
+        )
+    import timm  # here, because a configuration without a timm backbone does not need it
+
+    if not timm.is_model(name):
+        nearest = difflib.get_close_matches(name, [*timm.list_models(), *extra_names], n=3)
+        raise ValueError(
+            f"{field} is {name!r}, which timm {timm.__version__} does not know; "
+            f"nearest: {', '.join(nearest) or 'none'}."
+        )
+
+
+@strict
+class ContourExtractorConfig(PreTrainedConfig):
+    """Settings of `ContourExtractorModel` and `ContourExtractorForPreTraining`.
+
+    The cascade is either built here (`hidden_sizes`, `depths`, `strides`, `residual_type`) or a timm feature
+    network (`backbone`, `backbone_levels`), which can start from ImageNet weights.
+
+    Args:
+        num_channels: channels of the pictures, 1 to 64.
+        hidden_sizes: channels of each stage.
+        depths: residual modules in each stage, after its 3x3 convolution.
+        strides: 1, 2 or 4 for each stage; from the second on at least 2, so that every stage has another size.
+        residual_type: `resnet`, `densenet` or `senet`, one for all stages or one per stage.
+        dense_growth_rate: channels that each of the two dense layers adds (`densenet` only).
+        squeeze_ratio: reduction of the squeeze-and-excitation bottleneck (`senet` only).
+        backbone: bare name of a timm architecture that serves as the cascade; `None` builds our own.
+        backbone_levels: which of its feature maps become levels, from fine to coarse.
+        unify: `bilinear`, `nearest` or `deconv`, one for all levels or one per level.
+        level_channels: channels of each level after unification.
+        output_stride: pixels of the picture to a pixel of the unified maps; a power of two.
+        fusion: how the unified maps become `last_hidden_state`: `concat` (all channels), `sum`, or `conv`
+            (concatenation and a 3x3 convolution).
+        fusion_channels: channels after `conv` fusion.
+        image_mean: mean of each channel that the pictures are normalised with, for pixels in [0, 1].
+        image_std: standard deviation of each channel that they are normalised with.
+        loss: `plain` or `balanced` cross entropy.
+        consensus_threshold: share of annotators from which a pixel counts as a contour, in (0, 1]; pixels that
+            fewer have drawn are not counted.
+        background_scale: extra weight of the background in the balanced loss.
+        side_loss_weight: weight of the loss of each level's own single-channel map; 0 builds no such maps.
+
+    Raises:
+        ValueError: For impossible values, naming the field.
+
+    Source: CN113298092B, claims 1 and 7, steps S101 and S102.
+    """
+
+    model_type: ClassVar[str] = "contour_extractor"
+    # Only logits are gathered by an evaluating Trainer; the maps would fill the memory.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "side_logits",
+        "last_hidden_state",
+        "level_features",
+        "hidden_states",
+    ]
+
+    num_channels: int = 3
+    hidden_sizes: list[int] | tuple[int, ...] = (16, 32, 48, 64)
+    depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
+    strides: list[int] | tuple[int, ...] = (2, 2, 2, 2)
+    residual_type: str | list[str] | tuple[str, ...] = "resnet"
+    dense_growth_rate: int = 8
+    squeeze_ratio: int = 4
+    backbone: str | None = None
+    backbone_levels: list[int] | tuple[int, ...] = (0, 1, 2, 3, 4)
+    unify: str | list[str] | tuple[str, ...] = "bilinear"
+    level_channels: int = 16
+    output_stride: int = 2
+    fusion: str = "conv"
+    fusion_channels: int = 32
+    image_mean: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
+    image_std: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
+    loss: str = "plain"
+    consensus_threshold: float | int = 0.3
+    background_scale: float | int = 1.1
+    side_loss_weight: float | int = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for field in ("hidden_sizes", "depths", "strides", "backbone_levels", "image_mean", "image_std"):
+            setattr(self, field, list(getattr(self, field)))
+        for field in ("residual_type", "unify"):
+            if not isinstance(getattr(self, field), str):
+                setattr(self, field, list(getattr(self, field)))
+        check_common_fields(vars(self), kwargs, class_names=dir(type(self)))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes a config of what a file holds; see `PreTrainedConfig.from_dict`."""
+        check_lengths(list(cls.__dataclass_fields__), config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def num_levels(self) -> int:
+        """How many stages, and so levels, the cascade has."""
+        return len(self.hidden_sizes) if self.backbone is None else len(self.backbone_levels)
+
+    @property
+    def residual_types(self) -> list[str]:
+        """The residual module of each stage."""
+        if isinstance(self.residual_type, str):
+            return [self.residual_type] * len(self.hidden_sizes)
+        return list(self.residual_type)
+
+    @property
+    def unifiers(self) -> list[str]:
+        """The unifier of each level."""
+        return [self.unify] * self.num_levels if isinstance(self.unify, str) else list(self.unify)
+
+    def validate_cascade(self) -> None:
+        """Part of the validation by `@strict`: the stages, or the timm network in their place."""
+        check_range("num_channels", self.num_channels, 1, 64)
+        if self.backbone is not None:
+            check_backbone_name("backbone", self.backbone)
+            levels = self.backbone_levels
+            if not levels or list(levels) != sorted(set(levels)) or levels[0] < 0 or levels[-1] >= MAX_LEVELS:
+                raise ValueError(
+                    f"backbone_levels is {levels}; expected rising level numbers from 0 to {MAX_LEVELS - 1}."
+                )
+            return
+        self._validate_stages()
+
+    def _validate_stages(self) -> None:
+        num_stages = len(self.hidden_sizes)
+        check_range("len(hidden_sizes)", num_stages, 1, MAX_LEVELS)
+        for field in ("depths", "strides", "residual_types"):
+            if len(getattr(self, field)) != num_stages:
+                raise ValueError(
+                    f"{field.removesuffix('s') if field == 'residual_types' else field} has "
+                    f"{len(getattr(self, field))} values; expected one for each of the {num_stages} hidden_sizes."
+                )
+        for index in range(num_stages):
+            check_range(f"hidden_sizes[{index}]", self.hidden_sizes[index], 1, MAX_CHANNELS)
+            check_range(f"depths[{index}]", self.depths[index], 0, MAX_DEPTH)
+            check_choice("residual_type", self.residual_types[index], RESIDUAL_TYPES)
+            allowed = (1, 2, 4) if index == 0 else (2, 4)
+            if self.strides[index] not in allowed:
+                raise ValueError(
+                    f"strides[{index}] is {self.strides[index]}; expected one of {allowed}, "
+                    "since every stage must give features of another size."
+                )
+        check_range("dense_growth_rate", self.dense_growth_rate, 1, MAX_CHANNELS)
+        check_range("squeeze_ratio", self.squeeze_ratio, 1, MAX_CHANNELS)
+        if math.prod(self.strides) > MAX_TOTAL_STRIDE:
+            raise ValueError(
+                f"strides is {list(self.strides)}, {math.prod(self.strides)} in all; at most {MAX_TOTAL_STRIDE} are "
+                "allowed, since every picture is padded to a multiple of it."
+            )
+
+    def validate_fusion(self) -> None:
+        """Part of the validation by `@strict`: unification, fusion and normalisation."""
+        if len(self.unifiers) != self.num_levels:
+            raise ValueError(
+                f"unify has {len(self.unifiers)} values; expected one for each of {self.num_levels} levels."
+            )
+        for unifier in self.unifiers:
+            check_choice("unify", unifier, UNIFIERS)
+        check_range("output_stride", self.output_stride, 1, MAX_STRIDE)
+        if self.output_stride & (self.output_stride - 1):
+            raise ValueError(f"output_stride is {self.output_stride}; expected a power of two.")
+        if self.backbone is None:
+            check_unifier_strides(self.unifiers, cumulative_strides(self.strides), self.output_stride)
+        check_choice("fusion", self.fusion, FUSIONS)
+        check_range("level_channels", self.level_channels, 1, MAX_CHANNELS)
+        check_range("fusion_channels", self.fusion_channels, 1, MAX_CHANNELS)
+        check_normalisation(self.image_mean, self.image_std, self.num_channels)
+
+    def validate_size(self) -> None:
+        """Part of the validation by `@strict`, after the single fields: how much they ask for together.
+
+        What a timm network adds is counted by the model, before anything is allocated.
+        """
+        weights = 9 * self.level_channels * self.num_levels * self.fusion_channels if self.fusion == "conv" else 0
+        if self.backbone is None:
+            for previous, width, depth in zip(
+                [self.num_channels, *self.hidden_sizes], self.hidden_sizes, self.depths, strict=False
+            ):
+                weights += 9 * width * (previous + (2 * width + 3 * self.dense_growth_rate) * depth)
+                weights += width * self.level_channels
+            for stride, unifier in zip(cumulative_strides(self.strides), self.unifiers, strict=True):
+                if unifier == "deconv":
+                    weights += self.level_channels * (2 * stride // self.output_stride) ** 2
+        check_num_weights(
+            weights, "hidden_sizes, depths, dense_growth_rate, strides, level_channels and fusion_channels"
+        )
+
+    def validate_loss(self) -> None:
+        """Part of the validation by `@strict`: the loss."""
+        check_choice("loss", self.loss, LOSSES)
+        check_range("consensus_threshold", self.consensus_threshold, 1e-6, 1)
+        check_range("background_scale", self.background_scale, 1e-6, 1000)
+        check_range("side_loss_weight", self.side_loss_weight, 0, 1000)
+
+
+def cumulative_strides(strides: Sequence[int]) -> list[int]:
+    """The stride of each stage's output relative to the picture."""
+    return [math.prod(strides[: index + 1]) for index in range(len(strides))]
+
+
+def check_unifier_strides(unifiers: list[str], level_strides: list[int], output_stride: int) -> None:
+    """Refuses a deconvolution where the level is finer than the common size: it can only enlarge.
+
+    Raises:
+        ValueError: Naming the level.
+    """
+    for level, (unifier, stride) in enumerate(zip(unifiers, level_strides, strict=True)):
+        if unifier == "deconv" and stride < output_stride:
+            raise ValueError(
+                f"unify[{level}] is 'deconv' for a level of stride {stride}, finer than output_stride "
+                f"{output_stride}; use 'bilinear' or 'nearest' there, or a lower output_stride."
+            )
+
+
+ContourExtractorConfig.register_for_auto_class()
+
+__all__ = ["ContourExtractorConfig"]

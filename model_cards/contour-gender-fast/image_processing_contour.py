@@ -1,0 +1,462 @@
+"""The image processor: the one door for pictures, and the way back from edge maps to pictures.
+
+Shapes: B pictures, C channels, H x W pixels.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_transforms import group_images_by_shape, reorder_images
+from transformers.image_utils import PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs
+
+from .image_opening_contour import (
+    DEFAULT_MAX_PIXELS,
+    WHITE,
+    ImageReadError,
+    ImageSource,
+    check_background_color,
+    open_image,
+    read_array,
+)
+
+MAX_SIDE = 16384
+NMS_MULTIPLIER = 1.01  # a pixel this little weaker than its neighbour still counts as a crest
+RESAMPLE_CHOICES = (PILImageResampling.NEAREST, PILImageResampling.BILINEAR, PILImageResampling.BICUBIC)
+
+
+class ContourImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # seen as Any
+    """What `ContourImageProcessor` takes besides the usual fields.
+
+    Args:
+        background_color: three values in 0..255; shown through transparent pixels and in the padding.
+        max_pixels: largest height times width of a picture; larger ones are refused before decoding.
+        reduced_decoding: whether JPEG files are decoded at a half, a quarter or an eighth of their size where that is
+            still no smaller than `size` and `do_resize` is set: faster, and nearly the same tensor.
+    """
+
+    background_color: list[int] | tuple[int, ...] | None
+    max_pixels: int | None
+    reduced_decoding: bool | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a picture lies on the canvas that the model sees.
+
+    Args:
+        height: rows of the resized picture, from 1 to `canvas_height`.
+        width: columns of the resized picture.
+        top: rows of padding above it.
+        left: columns of padding to its left.
+        canvas_height: rows of `pixel_values`.
+        canvas_width: columns of `pixel_values`.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    canvas_height: int
+    canvas_width: int
+
+    def crop(self, maps: Tensor) -> Tensor:
+        """`(..., canvas_height, canvas_width)` to `(..., height, width)`, the padding taken off."""
+        return maps[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def place_picture(height: int, width: int, size: tuple[int, int], *, do_resize: bool, do_pad: bool) -> Placement:
+    """Computes where a picture of `height` x `width` goes; preprocessing and its undoing share this.
+
+    With both, the picture is scaled by the one factor that makes it just fit inside `size`, sides rounded to
+    nearest and at least 1, and centred; an odd row or column of padding goes below or to the right.
+
+    Raises:
+        ValueError: If `do_pad` alone is given a picture larger than `size`.
+    """
+    canvas_height, canvas_width = size
+    if not do_pad:
+        height, width = size if do_resize else (height, width)
+        return Placement(height, width, 0, 0, height, width)
+    if do_resize:
+        height, width = _fit_inside(height, width, size)
+    elif height > canvas_height or width > canvas_width:
+        raise ValueError(
+            f"a picture of {height}x{width} pixels does not fit the size {canvas_height}x{canvas_width}, and it may "
+            "not be resized. Set do_resize=True, or a larger size."
+        )
+    top, left = (canvas_height - height) // 2, (canvas_width - width) // 2
+    return Placement(height, width, top, left, canvas_height, canvas_width)
+
+
+def _fit_inside(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    if height * size[1] >= width * size[0]:  # as tall as the canvas
+        return size[0], max(1, (2 * width * size[0] + height) // (2 * height))
+    return max(1, (2 * height * size[1] + width) // (2 * width)), size[1]
+
+
+class ContourImageProcessor(TorchvisionBackend):
+    """Turns pictures of any kind into `pixel_values`, and edge logits back into maps of the pictures.
+
+    Every picture goes through `open_image` (its docstring has the rule for each mode): paths, bytes, Pillow
+    pictures, arrays, tensors, and lists of these; 4-dimensional arrays and tensors are batches. The same
+    picture gives the same tensor, alone or in a batch, to the bit.
+
+    Then, each if its flag is set: `do_resize` and `do_pad` bring it to `size` (see `place_picture`), with
+    antialiasing, and with `background_color` in the padding; `do_rescale` multiplies by `rescale_factor`;
+    `do_normalize` subtracts `image_mean` and divides by `image_std`. With `do_resize` alone the picture is
+    stretched to `size`; with `do_pad` alone larger pictures are refused; with neither, the pictures of a batch
+    must be of one size. The values that `do_rescale=False` leaves are 0..255 for every kind of input.
+
+    `do_convert_rgb=False` leaves arrays, tensors and Pillow pictures in their own channels and type, as other
+    processors do; the padding is then 0 unless they are 8-bit with three channels.
+
+    A field that it cannot honour (`do_center_crop`, `crop_size`, `pad_size`, a `size` without height and width) is
+    refused with a `ValueError`, as are impossible values.
+    """
+
+    valid_kwargs = ContourImageProcessorKwargs
+    model_input_names = ["pixel_values"]  # noqa: RUF012 - the type that the base class declares
+    resample = PILImageResampling.BICUBIC
+    size = {"height": 224, "width": 224}  # noqa: RUF012
+    default_to_square = True
+    do_convert_rgb = True
+    do_resize = True
+    do_pad = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = [0.5, 0.5, 0.5]  # noqa: RUF012
+    image_std = [0.5, 0.5, 0.5]  # noqa: RUF012
+    background_color = list(WHITE)  # noqa: RUF012
+    max_pixels = DEFAULT_MAX_PIXELS
+    reduced_decoding = False
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """The arguments with which `open_image` opens a picture as this processor does, wherever it is opened."""
+        names = ("background_color", "max_pixels", "reduced_decoding", "do_resize", "size")
+        return opening_arguments({name: getattr(self, name) for name in names})
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        """Checks what came, from a config or a call, then lets the base class bring it to its own types."""
+        _check_fields(kwargs)
+        if kwargs.get("background_color") is not None:
+            kwargs["background_color"] = [int(value) for value in kwargs["background_color"]]
+        return super()._standardize_kwargs(**kwargs)
+
+    # The base class binds this older name to its own version.
+    _further_process_kwargs = _standardize_kwargs
+
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+        """Flattens lists and 4-dimensional arrays into a list of single pictures, not opened yet."""
+        if isinstance(images, list | tuple):
+            return [picture for entry in images for picture in self._prepare_images_structure(entry)]
+        if isinstance(images, np.ndarray | Tensor) and images.ndim == expected_ndims + 1:
+            return list(images)
+        return [images]
+
+    def process_image(
+        self,
+        image: ImageSource,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | None = None,
+        device: torch.device | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Opens one picture.
+
+        Returns:
+            `(3, H, W)`, `uint8`; with `do_convert_rgb=False` an array's own channels and type.
+        """
+        doors = opening_arguments(kwargs)
+        least_size = doors.pop("least_size", None)
+        is_array = isinstance(image, np.ndarray | Tensor)
+        if not do_convert_rgb:
+            image = (
+                image
+                if is_array or isinstance(image, Image.Image)
+                else open_image(image, least_size=least_size, **doors)
+            )
+            return super().process_image(
+                image, do_convert_rgb=False, input_data_format=input_data_format, device=device, **kwargs
+            )
+        if is_array:
+            pixels = read_array(image, input_data_format=input_data_format, **doors)
+        else:
+            pixels = np.asarray(open_image(image, least_size=least_size, **doors))
+        if not pixels.flags.writeable or min(pixels.strides) < 0:  # neither can back a tensor
+            pixels = pixels.copy()
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)  # not contiguous: resizing is faster so, and equal
+        return tensor if device is None else tensor.to(device)
+
+    def _place(
+        self, height: int, width: int, size: SizeDict, do_resize: bool | None, do_pad: bool | None
+    ) -> Placement:
+        canvas = (size.height, size.width)
+        return place_picture(height, width, canvas, do_resize=bool(do_resize), do_pad=bool(do_pad))
+
+    def _preprocess(
+        self,
+        images: list[Tensor],
+        *,
+        do_resize: bool | None,
+        size: SizeDict,
+        resample: Any,
+        do_pad: bool | None,
+        background_color: Sequence[int],
+        do_rescale: bool | None,
+        rescale_factor: float,
+        do_normalize: bool | None,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        disable_grouping: bool | None = None,
+        return_tensors: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """`(C, H, W)` each to `pixel_values` of `(B, C, size)`; equal sizes are treated together on a GPU."""
+        groups, positions = group_images_by_shape(images, disable_grouping=disable_grouping)
+        for key, stacked in groups.items():
+            placement = self._place(stacked.shape[-2], stacked.shape[-1], size, do_resize, do_pad)
+            if stacked.shape[-2:] != (placement.height, placement.width):
+                target = SizeDict(height=placement.height, width=placement.width)
+                if target.height == target.width == 1:  # or PyTorch's 8-bit kernel fails an assertion
+                    stacked = stacked.contiguous(memory_format=torch.channels_last)
+                stacked = self.resize(stacked, target, resample=resample)
+            stacked = _lay_on_canvas(stacked, placement, background_color)
+            groups[key] = self.rescale_and_normalize(
+                stacked.contiguous(), do_rescale, rescale_factor, do_normalize, image_mean, image_std
+            )
+        pixel_values = reorder_images(groups, positions)
+        if return_tensors is not None:
+            _check_one_shape(pixel_values)
+        return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+    def post_process_contours(
+        self,
+        outputs: Any,
+        target_sizes: Sequence[tuple[int, int]] | Tensor | None = None,
+        threshold: float | None = None,
+        *,
+        thin: bool = False,
+    ) -> list[Tensor]:
+        """Turns edge logits into maps of the original pictures.
+
+        The padding and the resizing that this processor's own settings made of a picture of the target size are
+        undone (bilinear, with antialiasing); pictures processed with other settings in the call are not known here.
+
+        Args:
+            outputs: a model's output with `logits`, or the logits: `(B, 1, H, W)`, of the size of `pixel_values`.
+            target_sizes: B pairs (height, width) of the original, upright pictures; without them the maps stay
+                as they are, padding included.
+            threshold: in 0..1; pixels of at least this probability are edges.
+            thin: leave only the crests of edges, by `suppress_non_maxima`.
+
+        Returns:
+            B maps of `(height, width)`: `edge_probs`, float32 in 0..1, or with a threshold `edge_map`, boolean.
+
+        Raises:
+            ValueError: If shapes do not fit one another or the threshold is out of range.
+        """
+        logits = outputs if isinstance(outputs, Tensor) else outputs.logits
+        if logits.ndim != 4 or logits.shape[1] != 1:
+            raise ValueError(f"logits are {tuple(logits.shape)}; expected (batch, 1, height, width).")
+        if target_sizes is not None and len(target_sizes) != len(logits):
+            raise ValueError(
+                f"target_sizes has {len(target_sizes)} entries for {len(logits)} maps; expected one each."
+            )
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; expected a probability in 0..1.")
+        edge_probs = logits.detach().float().sigmoid()
+        maps = list(edge_probs[:, 0])
+        if target_sizes is not None:
+            sizes = _check_target_sizes(target_sizes, len(maps))
+            maps = [self._restore(probs, height, width) for probs, (height, width) in zip(maps, sizes, strict=True)]
+        if thin:
+            maps = [suppress_non_maxima(probs) for probs in maps]
+        return maps if threshold is None else [probs >= threshold for probs in maps]
+
+    def _restore(self, edge_probs: Tensor, height: int, width: int) -> Tensor:
+        """`(H, W)` on the canvas to `(height, width)` of the original picture."""
+        placement = self._place(height, width, self.size, self.do_resize, self.do_pad)
+        canvas = (placement.canvas_height, placement.canvas_width)
+        if tuple(edge_probs.shape) != canvas:
+            raise ValueError(
+                f"logits are {tuple(edge_probs.shape)} for a picture of {height}x{width}, which this processor brings "
+                f"to {canvas}. Give the logits of its own pixel_values, or make the processor with their size."
+            )
+        picture = placement.crop(edge_probs)[None]
+        return tvf.resize(picture, [height, width], antialias=True)[0].clamp(0, 1)
+
+
+def opening_arguments(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `open_image` from a processor's fields; those that are not set are left to its defaults."""
+    arguments = {
+        name: tuple(fields[name]) if name == "background_color" else fields[name]
+        for name in ("background_color", "max_pixels")
+        if fields.get(name) is not None
+    }
+    if fields.get("reduced_decoding") and fields.get("do_resize"):
+        arguments["least_size"] = (fields["size"]["height"], fields["size"]["width"])
+    return arguments
+
+
+def _check_fields(fields: dict[str, Any]) -> None:
+    """Refuses impossible values of a processor's fields; None is not set.
+
+    Raises:
+        ValueError: Naming the field, what came and what is expected.
+    """
+    for name in ("do_center_crop", "crop_size", "pad_size"):
+        if fields.get(name):
+            raise ValueError(f"{name} is {fields[name]!r}, which is not done here; use size, do_resize and do_pad.")
+    if fields.get("size") is not None:
+        _check_size(fields["size"])
+    if fields.get("reduced_decoding") not in (None, False, True):
+        raise ValueError(f"reduced_decoding is {fields['reduced_decoding']!r}; expected true or false.")
+    if fields.get("background_color") is not None:
+        check_background_color(fields["background_color"])
+    max_pixels = fields.get("max_pixels")
+    if max_pixels is not None and not (_is_whole(max_pixels) and max_pixels >= 1):
+        raise ValueError(f"max_pixels is {max_pixels!r}; expected a whole number of at least 1.")
+    if fields.get("resample") not in (None, *RESAMPLE_CHOICES):
+        raise ValueError(f"resample is {fields['resample']!r}; expected 0 (nearest), 2 (bilinear) or 3 (bicubic).")
+    for name in ("rescale_factor", "image_std", "image_mean"):
+        value = fields.get(name)
+        numbers = value if isinstance(value, list | tuple) else () if value is None else (value,)
+        if not all(_is_number(number) and (name == "image_mean" or number > 0) for number in numbers):
+            raise ValueError(
+                f"{name} is {value!r}; expected finite numbers{'' if name == 'image_mean' else ' above 0'}."
+            )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_size(size: Any) -> None:
+    expected = f"expected height and width, whole numbers in 1..{MAX_SIDE}"
+    if _is_whole(size):
+        sides: Sequence[Any] = (size, size)
+    elif isinstance(size, dict | SizeDict):
+        fields = dict(size)
+        if set(fields) != {"height", "width"}:
+            raise ValueError(f"size is {fields}; {expected}. Other ways of sizing are not done here.")
+        sides = (fields["height"], fields["width"])
+    else:
+        sides = size if isinstance(size, list | tuple) else ()
+    if len(sides) != 2 or not all(_is_whole(side) and 1 <= side <= MAX_SIDE for side in sides):
+        raise ValueError(f"size is {size!r}; {expected}.")
+
+
+def _check_target_sizes(target_sizes: Sequence[tuple[int, int]] | Tensor, count: int) -> list[tuple[int, int]]:
+    sizes = [(int(height), int(width)) for height, width in target_sizes]
+    if len(sizes) != count:
+        raise ValueError(f"target_sizes has {len(sizes)} entries for {count} maps; expected one each.")
+    for height, width in sizes:
+        if height < 1 or width < 1:
+            raise ValueError(f"target_sizes has {height}x{width}; expected the height and width of a picture.")
+    return sizes
+
+
+def _lay_on_canvas(stacked: Tensor, placement: Placement, background_color: Sequence[int]) -> Tensor:
+    """`(B, C, height, width)` to `(B, C, canvas_height, canvas_width)`."""
+    batch_size, channels, height, width = stacked.shape
+    if (height, width) == (placement.canvas_height, placement.canvas_width):
+        return stacked
+    canvas = stacked.new_zeros((batch_size, channels, placement.canvas_height, placement.canvas_width))
+    if channels == 3 and stacked.dtype == torch.uint8:
+        canvas += torch.tensor(background_color, dtype=torch.uint8, device=stacked.device)[:, None, None]
+    placement.crop(canvas).copy_(stacked)
+    return canvas
+
+
+def _check_one_shape(pixel_values: Sequence[Tensor]) -> None:
+    shapes = sorted({tuple(picture.shape) for picture in pixel_values})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"pictures of {len(shapes)} shapes, such as {shapes[0]} and {shapes[1]}, cannot form one batch. Set "
+            "do_resize=True (and do_pad=True to keep their proportions), or process them one by one."
+        )
+
+
+def suppress_non_maxima(edge_probs: Tensor) -> Tensor:
+    """Keeps a pixel only where no neighbour one step along the edge's normal is stronger.
+
+    Args:
+        edge_probs: `(H, W)`, in 0..1.
+
+    Returns:
+        `(H, W)`, float32 on the same device: the crests with their values, 0 elsewhere.
+
+    Source: Dollar and Zitnick, structured edges (2015), `edgesDetect.m` and `edgesNmsMex.cpp` of their toolbox,
+    with radius 1 and multiplier 1.01. Departures: the 5 pixels along the frame are not faded; the map itself is
+    not smoothed first, so that its values stay; and where the mixed derivative is exactly 0 its sign counts as
+    positive, as the toolbox takes perfectly horizontal edges for vertical ones.
+    """
+    probs = edge_probs.detach().float().cpu().numpy()
+    angle = _edge_normal(probs)
+    rows, columns = np.indices(probs.shape, dtype=np.float32)
+    crest = probs > 0
+    for step in (-1, 1):
+        neighbour = _interpolate(probs, rows + step * np.sin(angle), columns + step * np.cos(angle))
+        crest &= probs * NMS_MULTIPLIER >= neighbour
+    return torch.from_numpy(np.where(crest, probs, np.float32(0))).to(edge_probs.device)
+
+
+def _edge_normal(probs: np.ndarray) -> np.ndarray:
+    """The direction across the edge at each pixel, in 0..pi from the columns' axis; `(H, W)`."""
+    smooth = _smooth(_smooth(probs, axis=0), axis=1)
+    along_rows, along_columns = _difference(smooth, axis=0), _difference(smooth, axis=1)
+    second_rows = _difference(along_rows, axis=0)
+    mixed = _difference(along_columns, axis=0)
+    second_columns = _difference(along_columns, axis=1)
+    sign = np.where(mixed > 0, np.float32(-1), np.float32(1))
+    slope = second_rows * sign / (second_columns + np.float32(1e-5))
+    return np.mod(np.arctan(slope), np.float32(np.pi))
+
+
+def _smooth(values: np.ndarray, axis: int, radius: int = 4) -> np.ndarray:
+    """Triangle filter along one axis, mirrored at the ends (`convTri` of the toolbox)."""
+    widths = [(radius, radius) if current == axis else (0, 0) for current in range(values.ndim)]
+    padded = np.pad(values, widths, mode="symmetric")
+    weights = (radius + 1 - np.abs(np.arange(-radius, radius + 1))) / (radius + 1) ** 2
+    smoothed = np.zeros_like(values)
+    for start, weight in enumerate(weights.astype(values.dtype)):
+        smoothed += weight * np.take(padded, range(start, start + values.shape[axis]), axis=axis)
+    return smoothed
+
+
+def _difference(values: np.ndarray, axis: int) -> np.ndarray:
+    """Central differences, one-sided at the ends; 0 along a side of one pixel."""
+    return np.gradient(values, axis=axis) if values.shape[axis] > 1 else np.zeros_like(values)
+
+
+def _interpolate(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Bilinear values at real positions, which are first brought inside the map."""
+    height, width = values.shape
+    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
+    top, left = rows.astype(np.intp), columns.astype(np.intp)
+    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    down, across = rows - top, columns - left
+    upper = values[top, left] * (1 - across) + values[top, right] * across
+    lower = values[bottom, left] * (1 - across) + values[bottom, right] * across
+    return upper * (1 - down) + lower * down
+
+
+ContourImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = ["ContourImageProcessor", "ImageReadError", "open_image", "place_picture", "suppress_non_maxima"]

@@ -1,0 +1,106 @@
+"""Losses of both stages: cross entropy against drawn contours, and against class labels.
+
+Shapes: B pictures, H x W pixels, K classes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+IGNORE_LABEL = -1.0
+
+
+def edge_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    kind: str = "plain",
+    consensus_threshold: float = 0.3,
+    background_scale: float = 1.1,
+) -> Tensor:
+    """Cross entropy of a single-channel map against contours drawn by people.
+
+    A pixel is a contour where at least `consensus_threshold` of the annotators drew one, background where none
+    did, and is not counted in between. `balanced` weighs contour pixels by the share of background pixels and
+    background pixels by the share of contour pixels, times `background_scale`.
+
+    Args:
+        logits: `(B, H, W)`, before the sigmoid.
+        labels: `(B, H, W)`; the share of annotators in [0, 1], or `IGNORE_LABEL`.
+        kind: `plain` or `balanced`.
+        consensus_threshold: in (0, 1].
+        background_scale: extra weight of the background when balanced, > 0; the lambda of RCF.
+
+    Returns:
+        Scalar: the weighted mean over the counted pixels of each picture, then the mean over the pictures, so
+        that neither a large picture nor the grouping into batches changes it. A picture without counted pixels,
+        or, when balanced, with only one of the two classes, gives 0.
+
+    Raises:
+        ValueError: If the two shapes differ.
+
+    Source: Xie and Tu, HED (2015), eq. 2, and Liu et al., RCF (2017), eq. 1, which sum over pixels; here the
+        weights of a picture add up to 1.
+    """
+    if logits.shape != labels.shape:
+        raise ValueError(
+            f"labels are {tuple(labels.shape)}; expected {tuple(logits.shape)}, the size of the pictures."
+        )
+    labels = labels.to(torch.float32)
+    is_edge = labels >= consensus_threshold
+    is_background = labels == 0
+    weights = (is_edge | is_background).to(torch.float32)
+    if kind == "balanced":
+        num_edge = is_edge.sum(dim=(1, 2), keepdim=True).to(torch.float32)
+        num_background = is_background.sum(dim=(1, 2), keepdim=True).to(torch.float32)
+        weights = is_edge * num_background + is_background * (num_edge * background_scale)
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits.to(torch.float32), is_edge.to(torch.float32), reduction="none"
+    )
+    total_weight = weights.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
+    return ((weights * losses).sum(dim=(1, 2)) / total_weight).mean()
+
+
+def classification_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    problem_type: str | None = None,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Softmax cross entropy for one label a picture, sigmoid cross entropy for several.
+
+    Args:
+        logits: `(B, K)`.
+        labels: `(B,)` class numbers, or `(B, K)` zeros and ones for several labels.
+        problem_type: `single_label_classification`, `multi_label_classification`, or `None`: told by the shape.
+        class_weights: `(K,)`, > 0; weighs each picture by its class (positives of it, for several labels).
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+
+    Returns:
+        Scalar mean over the pictures; with `class_weights` each picture's loss is multiplied by its weight and
+        not renormalised, so that the grouping into batches does not change it.
+
+    Raises:
+        ValueError: If the shape of the labels fits neither form.
+
+    Source: CN113298092B, claim 5 (softmax loss).
+    """
+    if problem_type is None:
+        several = labels.ndim == 2 and labels.shape == logits.shape
+        problem_type = "multi_label_classification" if several else "single_label_classification"
+    logits = logits.to(torch.float32)
+    if class_weights is not None:
+        class_weights = class_weights.to(logits)
+    if problem_type == "multi_label_classification":
+        if labels.shape != logits.shape:
+            raise ValueError(f"labels are {tuple(labels.shape)}; expected {tuple(logits.shape)} zeros and ones.")
+        targets = labels.to(torch.float32) * (1 - label_smoothing) + label_smoothing / 2
+        return nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=class_weights)
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f"labels are {tuple(labels.shape)}; expected ({logits.shape[0]},) class numbers.")
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    return (losses if class_weights is None else losses * class_weights[labels]).mean()
+
+
+__all__ = ["IGNORE_LABEL", "classification_loss", "edge_loss"]
