@@ -11,7 +11,8 @@ A plan is a YAML file:
       nearest: {model: {unify: nearest}}       # what differs; mappings are merged field by field
       another seed: {seeds: [1, 2], evaluation: {split: test}}   # seeds and fields of data of its own
 
-Classifiers are also compared picture by picture with those of the first variant that have the same seeds.
+Classifiers are also compared picture by picture with those of the first variant, or of the one that a variant names as
+`paired_with`, that have the same seeds.
 
 Runs that are finished are not made again, and a run that another process is making is left to it, so the same command
 goes on after a stop, and several processes can share a plan.
@@ -69,6 +70,7 @@ class PlannedRun:
     changes: dict[str, Any]
     arguments: ContourTrainingArguments
     evaluation: dict[str, Any] = field(default_factory=dict)
+    paired_with: str | None = None
 
 
 def read_plan(path: Path) -> Plan:
@@ -98,6 +100,9 @@ def planned_runs(plan: Plan, *, output_dir: str, settings: Mapping[str, Any]) ->
     for variant, given in plan.variants.items():
         changes = dict(given or {})
         evaluation = {**plan.data, **changes.pop("evaluation", {})}
+        paired_with = changes.pop("paired_with", next(iter(plan.variants)))
+        if paired_with not in plan.variants:
+            raise ValueError(f"variant {variant!r}: paired_with is {paired_with!r}, which is no variant of the plan.")
         for seed in changes.pop("seeds", plan.seeds):
             values = merged(merged(plan.recipe, settings), changes)
             run_name = f"{plan.name}/{variant.replace(' ', '_')}-seed{seed}"
@@ -107,7 +112,7 @@ def planned_runs(plan: Plan, *, output_dir: str, settings: Mapping[str, Any]) ->
                 )
             except (TypeError, ValueError) as error:
                 raise ValueError(f"variant {variant!r}: {error}") from error
-            runs.append(PlannedRun(variant, changes, arguments, evaluation))
+            runs.append(PlannedRun(variant, changes, arguments, evaluation, paired_with))
     return runs
 
 
@@ -188,8 +193,8 @@ def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Map
     }
 
 
-def paired_with_first(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
-    """Each variant of classifiers against the first one, on the same pictures and with the same seeds.
+def paired_variants(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
+    """Each variant of classifiers against the one it is paired with, on the same pictures and with the same seeds.
 
     The pictures of all seeds that both have are put together, and near duplicates are resampled as wholes over all of
     them, so that the interval is that of the mean over these seeds; it says nothing about other seeds.
@@ -198,7 +203,7 @@ def paired_with_first(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
         runs: all of them, trained and evaluated.
 
     Returns:
-        Variant -> `seeds`, `all` and `slices` as `pair_predictions` gives them. Empty for extractors.
+        Variant -> `with`, `seeds`, and `all` and `slices` as `pair_predictions` gives them. Empty for extractors.
     """
     if any(run.arguments.stage != "gender" for run in runs):
         return {}
@@ -206,17 +211,15 @@ def paired_with_first(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
     for run in runs:
         found = read_predictions(run.arguments.folder / PREDICTIONS_FILE)
         predictions.setdefault(run.variant, {})[run.arguments.seed] = found
-    first_name, *others = predictions
     paired = {}
-    for name in others:
-        seeds = [seed for seed in predictions[name] if seed in predictions[first_name]]
-        if seeds:
-            first, second = (
-                join_predictions([predictions[variant][seed] for seed in seeds]) for variant in (first_name, name)
-            )
-            paired[name] = {"seeds": seeds, **pair_predictions(first, second)}
-            for figures in (paired[name]["all"], *paired[name]["slices"]):
-                del figures["mcnemar_p"]  # it would take the seeds for independent pictures
+    for name, other in {run.variant: run.paired_with for run in runs}.items():
+        seeds = [seed for seed in predictions[name] if seed in predictions.get(other or name, {})]
+        if other is None or other == name or not seeds:
+            continue
+        first, second = (join_predictions([predictions[variant][seed] for seed in seeds]) for variant in (other, name))
+        paired[name] = {"with": other, "seeds": seeds, **pair_predictions(first, second)}
+        for figures in (paired[name]["all"], *paired[name]["slices"]):
+            del figures["mcnemar_p"]  # it would take the seeds for independent pictures
     return paired
 
 
@@ -231,14 +234,14 @@ def comparison_results(
         rows: of `run_comparison`, one for each of them.
         command: that made the file.
     """
-    paired = paired_with_first(runs)
+    paired = paired_variants(runs)
     return {
         "comparison": plan.name,
         "command": command,
         "recipe": plan.recipe,
         "evaluated_on": plan.data,
         "rows": list(rows),
-        **({"paired_with_first": paired} if paired else {}),
+        **({"paired": paired} if paired else {}),
         "versions": library_versions(),
         "commit": source_commit(),
     }

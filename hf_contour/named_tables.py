@@ -70,7 +70,7 @@ def comparison_table(results: Mapping[str, Any]) -> str:
 
 def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """A row for each variant: cost, accuracy on the parts that a garment's shape decides, and paired differences."""
-    paired = results.get("paired_with_first", {})
+    paired = results.get("paired", {})
     has_validation = "validation" in results["rows"][0]["while_training"]
     header = ["variant", "weights", "million multiply-adds", *(["validation"] if has_validation else []), "accuracy"]
     header += ["difference (95 % interval)", "garments only", "difference (95 % interval)", "colours permuted"]

@@ -98,7 +98,15 @@ def test_variants_are_trained_evaluated_and_not_made_again(tmp_path):
     assert {file: file.stat().st_mtime_ns for file in written} == times
     results = comparison_results(plan, runs, rows, command="command")
     assert json.loads(json.dumps(results))["rows"] == rows
-    assert "paired_with_first" not in results  # of extractors
+    assert "paired" not in results  # of extractors
+
+
+def test_a_variant_is_paired_with_the_one_it_names():
+    variants = {"a": {}, "b": {}, "c": {"paired_with": "b"}}
+    runs = planned_runs(Plan("trial", RECIPE, variants), output_dir="out", settings={})
+    assert [run.paired_with for run in runs] == ["a", "a", "b"]
+    with pytest.raises(ValueError, match=r"variant 'c'.*'d'"):
+        planned_runs(Plan("trial", RECIPE, {**variants, "c": {"paired_with": "d"}}), output_dir="out", settings={})
 
 
 def test_classifiers_are_paired_with_the_first_variant_over_common_seeds(tmp_path):
@@ -116,9 +124,9 @@ def test_classifiers_are_paired_with_the_first_variant_over_common_seeds(tmp_pat
     rows = list(run_comparison(plan, runs, command="command"))
     assert [list(row["disturbed"]) for row in rows] == [[], [], [], ["grey"], ["grey"]]
     assert all(row["slices"] and "evaluation" not in row["changes"] for row in rows)
-    paired = comparison_results(plan, runs, rows, command="command")["paired_with_first"]
+    paired = comparison_results(plan, runs, rows, command="command")["paired"]
     assert list(paired) == ["method"]
-    assert paired["method"]["seeds"] == [1, 2]
+    assert (paired["method"]["with"], paired["method"]["seeds"]) == ("alone", [1, 2])
     everything = paired["method"]["all"]
     assert (everything["num_samples"], everything["num_groups"]) == (14, 7)
     accuracy = {(row["variant"], row["seed"]): row["scores"]["accuracy"] for row in rows}

@@ -58,7 +58,7 @@ def test_a_comparison_of_classifiers_shows_paired_differences():
     rows = [class_row("alone", 0, 0.95, 40), class_row("alone", 1, 0.97, 60), class_row("method", 0, 0.98, None)]
     paired = {"difference": 0.02, "difference_interval": [0.01, 0.03]}
     part = {"name": "skin_fraction <= 0.02", "difference": -0.005, "difference_interval": [-0.02, 0.01]}
-    results = {"rows": rows, "paired_with_first": {"method": {"all": paired, "slices": [part]}}}
+    results = {"rows": rows, "paired": {"method": {"all": paired, "slices": [part]}}}
     lines = comparison_table(results).splitlines()
     assert lines[2] == "| alone | 5,000 | 99 | 0.9500 | 0.9600 |  | 0.860 |  | 0.760 | 50 |"
     assert lines[3] == (
