@@ -33,6 +33,7 @@ class ContourGenderTester:
             ),
             backbone="test_resnet",
             contour_features="levels",
+            contour_channels=6,
             fusion_channels=8,
             head="mlp",
             head_channels=8,
@@ -104,18 +105,19 @@ class ContourGenderModelTest(ModelTesterMixin, unittest.TestCase):
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         outputs = ContourGenderForImageClassification(config).eval()(**inputs, output_hidden_states=True)
         channels = [hidden_state.shape[1] for hidden_state in outputs.hidden_states]
-        assert (channels[0], channels[-1]) == (8, 8)  # two levels of 4 channels; the fused map
+        assert (channels[0], channels[-1]) == (6, 8)  # the levels, brought down; the fused map
         assert len({hidden_state.shape[-2:] for hidden_state in outputs.hidden_states}) == 1
 
     def test_retain_grad_hidden_states_attentions(self) -> None:
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-        outputs = ContourGenderForImageClassification(config)(**inputs, output_hidden_states=True)
-        contours, *trained = outputs.hidden_states
-        for hidden_state in trained:
+        model = ContourGenderForImageClassification(config)
+        outputs = model(**inputs, output_hidden_states=True)
+        for hidden_state in outputs.hidden_states:
             hidden_state.retain_grad()
         outputs.logits.flatten()[0].backward()
-        assert not contours.requires_grad  # the extractor is frozen
-        assert all(hidden_state.grad.abs().sum() > 0 for hidden_state in trained)
+        assert all(hidden_state.grad.abs().sum() > 0 for hidden_state in outputs.hidden_states)
+        assert all(parameter.grad is None for parameter in model.extractor.parameters())  # it is frozen
+        assert all(parameter.grad is not None for parameter in model.contour_downsampling.parameters())
 
     def test_problem_types(self) -> None:
         """As the test that this overrides, without regression, which the config refuses."""
