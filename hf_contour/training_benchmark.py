@@ -17,7 +17,13 @@ from hf_contour.modeling_contour_extractor import fold_batch_norms
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.results import library_versions, source_commit
 from hf_contour.speed import count_parameters, median_ratio, multiply_adds, time_side_by_side
+from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training.optim import build_optimizer
 from hf_contour.training.records import device_name
+
+DEVICES = ("cpu", "cuda")
+DEFAULT_SIZE = (128, 96)  # of pictures for a model whose folder has no processor
+LEARNING_RATE = 1e-6  # so that the weights stay near those of the folder, and times do not drift with them
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,11 @@ class TrainingBenchmark:
         num_rounds: rounds, each of which times every model once.
         device: `cpu` or `cuda`; on the latter in bf16.
         compile: whether models are compiled.
+        channels_last: whether pictures and kernels are laid out channels last.
+        image_size: height and width of the pictures of all models; by default those of each model's processor.
+
+    Raises:
+        ValueError: If a value is impossible, or the device is not there.
     """
 
     batch_size: int = 32
@@ -37,13 +48,26 @@ class TrainingBenchmark:
     num_rounds: int = 12
     device: str = "cpu"
     compile: bool = False
+    channels_last: bool = True
+    image_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise ValueError(f"device is {self.device!r}; expected one of {', '.join(DEVICES)}.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is 'cuda', and torch finds no GPU; give --device cpu.")
+        for name in ("batch_size", "threads", "num_rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
+            raise ValueError(f"image_size is {self.image_size}; expected a height and a width, at least 1 each.")
 
 
 def benchmark_classifiers(folders: Sequence[Path], settings: TrainingBenchmark) -> dict[str, Any]:
     """Median times of each classifier, one after the other in each round; the first one is the yardstick.
 
-    A training step is forward pass, loss, backward pass and AdamW on pictures that are in memory already, as training
-    makes it: the frozen extractor has its normalisation folded and takes no gradient.
+    A training step is forward pass, loss, backward pass and optimiser on pictures that are in memory already, as
+    training makes it: the frozen extractor has its normalisation folded and takes no gradient.
 
     Args:
         folders: of classifiers; the first is best the backbone alone (`contour_features: none`).
@@ -53,11 +77,17 @@ def benchmark_classifiers(folders: Sequence[Path], settings: TrainingBenchmark) 
         `protocol`, `rows` (name, size, weights, trained weights, multiply-adds, milliseconds a picture in training and
         in use at both batch sizes, and for each the median ratio of pictures a second to the yardstick's in the same
         round), `versions` and `commit`.
+
+    Raises:
+        ValueError: If a folder holds no classifier, or two have one name.
     """
     torch.set_num_threads(settings.threads)
-    models = {folder.resolve().name: _classifier(folder, settings) for folder in folders}
-    sizes = {folder.resolve().name: _picture_size(folder) for folder in folders}
-    yardstick = next(iter(models))
+    names = [model_name(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the models are called {', '.join(names)}; expected folders of different names.")
+    models = {name: _classifier(folder, settings) for name, folder in zip(names, folders, strict=True)}
+    sizes = {name: settings.image_size or _picture_size(folder) for name, folder in zip(names, folders, strict=True)}
+    yardstick = names[0]
     batches = {"training": settings.batch_size, "batch_1": 1, "batch": settings.batch_size}
     durations = {}
     for kind, count in batches.items():
@@ -85,7 +115,8 @@ def benchmark_classifiers(folders: Sequence[Path], settings: TrainingBenchmark) 
             "yardstick": yardstick,
             "batch_size": settings.batch_size,
             "dtype": "bfloat16" if settings.device == "cuda" else "float32",
-            "mode": f"{'compiled' if settings.compile else 'eager'}, channels last, milliseconds a picture",
+            "mode": "compiled" if settings.compile else "eager",
+            "layout": "channels last" if settings.channels_last else "channels first",
             "in_use": "batch normalisation folded",
             "threads": settings.threads,
             "num_rounds": settings.num_rounds,
@@ -97,20 +128,32 @@ def benchmark_classifiers(folders: Sequence[Path], settings: TrainingBenchmark) 
     }
 
 
+def model_name(folder: Path) -> str:
+    """The folder's name; of the `RUN/gender/model` that training writes, the run's."""
+    path = folder.resolve()
+    return path.parents[1].name if path.parts[-2:] == ("gender", "model") else path.name
+
+
 def _classifier(folder: Path, settings: TrainingBenchmark) -> ContourGenderForImageClassification:
     model = load_model(str(folder))
     if not isinstance(model, ContourGenderForImageClassification):
         raise ValueError(f"{folder} holds a {model.config.model_type} model; expected a contour_gender one.")
-    return model.float().to(settings.device, memory_format=torch.channels_last)
+    return model.float().to(settings.device, memory_format=_memory_format(settings))
+
+
+def _memory_format(settings: TrainingBenchmark) -> torch.memory_format:
+    return torch.channels_last if settings.channels_last else torch.contiguous_format
 
 
 def _picture_size(folder: Path) -> tuple[int, int]:
+    if not (folder / "preprocessor_config.json").is_file():
+        return DEFAULT_SIZE
     size = ContourImageProcessor.from_pretrained(folder).size
     return size["height"], size["width"]
 
 
 def _pixels(count: int, size: tuple[int, int], settings: TrainingBenchmark) -> Tensor:
-    return torch.rand(count, 3, *size, device=settings.device).to(memory_format=torch.channels_last)
+    return torch.rand(count, 3, *size, device=settings.device).to(memory_format=_memory_format(settings))
 
 
 def _training_call(
@@ -118,8 +161,7 @@ def _training_call(
 ) -> Callable[[], Any]:
     model.train()
     labels = torch.arange(len(pixels), device=pixels.device) % model.config.num_labels
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    optimizer = build_optimizer(model, ContourTrainingArguments(stage="gender", learning_rate=LEARNING_RATE))
     is_frozen = model.extractor is not None and model.config.freeze_extractor
     folded = fold_batch_norms(model.extractor) if is_frozen else None
     called = torch.compile(model) if settings.compile else model
@@ -142,7 +184,7 @@ def _training_call(
 def _inference_call(
     model: ContourGenderForImageClassification, pixels: Tensor, settings: TrainingBenchmark
 ) -> Callable[[], Any]:
-    folded = fold_batch_norms(model).to(memory_format=torch.channels_last)
+    folded = fold_batch_norms(model).to(memory_format=_memory_format(settings))
     called: nn.Module | Any = torch.compile(folded) if settings.compile else folded
 
     def call() -> None:

@@ -314,6 +314,17 @@ def test_a_jpeg_is_decoded_no_larger_than_needed(least_size: tuple[int, int] | N
     assert np.abs(resized - np.asarray(reduced)).mean() < 1
 
 
+def test_a_reduced_picture_is_never_smaller_than_asked_for() -> None:
+    for height, width in [(255, 193), (256, 192), (257, 191), (129, 97), (128, 96), (1025, 31), (8, 8)]:
+        content = photograph(height, width)
+        for least in [(128, 96), (64, 48), (33, 25), (32, 24), (1, 1)]:
+            reduced = open_image(content, least_size=least)
+            assert reduced.height >= min(least[0], height)
+            assert reduced.width >= min(least[1], width)
+            if height < least[0] or width < least[1]:
+                assert (reduced.height, reduced.width) == (height, width)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_size_that_is_enough_is_that_of_the_upright_picture(orientation: int) -> None:
     picture = open_image(photograph(400, 800, orientation=orientation), least_size=(150, 390))

@@ -306,3 +306,39 @@ def test_reduced_decoding_needs_a_size_to_come_to(tmp_path):
     assert processor(path, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
     with pytest.raises(ValueError, match="reduced_decoding"):
         ContourImageProcessor(reduced_decoding="often")(path)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ODD_PICTURES if "jpeg" in kind])
+def test_jpegs_of_any_kind_look_alike_when_reduced(kind):
+    content = ODD_PICTURES[kind].content
+    opened = open_image(content)
+    size = {"height": max(opened.height // 3, 1), "width": max(opened.width // 3, 1)}
+    processors = [
+        ContourImageProcessor(size=size, reduced_decoding=reduced, do_pad=False) for reduced in (False, True)
+    ]
+    whole, reduced = (pixel_values(processor, content) for processor in processors)
+    assert reduced.shape == whole.shape
+    assert (whole - reduced).abs().mean() < 0.05
+
+
+def test_whole_pictures_are_decoded_unless_told_otherwise():
+    content = ODD_PICTURES["exif_6_jpeg"].content
+    assert ContourImageProcessor().to_dict()["reduced_decoding"] is False
+    processor = ContourImageProcessor(size=8)
+    assert torch.equal(pixel_values(processor, content), pixel_values(processor, np.asarray(open_image(content))))
+
+
+def test_contours_are_learnt_from_pictures_of_their_own_size(tmp_path):
+    paths = {"image": tmp_path / "large.jpg", "contours": tmp_path / "contours.png"}
+    Image.new("RGB", (192, 256)).save(paths["image"])
+    Image.new("L", (192, 256)).save(paths["contours"])
+    cells = {name: {"bytes": None, "path": str(path)} for name, path in paths.items()}
+    row = {"image": cells["image"], "contours": [cells["contours"]]}
+    processor = ContourImageProcessor(size=32, reduced_decoding=True)
+    features = Features(
+        {"image": datasets.Image(decode=False), "contours": datasets.Sequence(datasets.Image(decode=False))}
+    )
+    rows = datasets.Dataset.from_list([row], features=features)
+    sample = ContourSamples(rows, processor, stage="contour")[0]
+    assert sample["pixel_values"].shape == (3, 256, 192)
+    assert sample["labels"].shape == (256, 192)

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Features
 from odd_pictures import ODD_PICTURES, colours, encode
 from PIL import Image
 from tiny_models import tiny_classifier
@@ -23,7 +25,9 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hf_contour.data.samples import ContourSamples
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
+from hf_contour.picture_sources import PictureSource, PredictionReport, open_pictures
 from hf_contour.pipeline_contour import TASK, ContourImageClassificationPipeline, register_pipeline
 
 SIZE = 32
@@ -73,6 +77,28 @@ def test_odd_files_give_the_training_tensor(classify: ContourImageClassification
         expected = processor(path, return_tensors="pt")["pixel_values"]
         assert torch.equal(classify.preprocess(path)["pixel_values"], expected), path
         assert torch.equal(classify.preprocess(Path(path).read_bytes())["pixel_values"], expected), path
+
+
+def test_reduced_decoding_gives_one_tensor_in_training_in_use_and_in_bulk(
+    model: torch.nn.Module, tmp_path: Path
+) -> None:
+    processor = ContourImageProcessor(size={"height": 32, "width": 24}, reduced_decoding=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side: 160 high and 120 wide once upright
+    path = tmp_path / "turned.jpg"
+    down, across = np.mgrid[0:120, 0:160]
+    Image.fromarray(np.stack([down, across, down + across], -1).astype(np.uint8)).save(path, exif=exif)
+    expected = processor(path, return_tensors="pt")["pixel_values"]
+    classify = pipeline(TASK, model=model, image_processor=processor, device="cpu")
+    assert torch.equal(classify.preprocess(str(path))["pixel_values"], expected)
+    sources = [PictureSource(path.name, str(path), path.stem)]
+    ((_, picture),) = open_pictures(sources, PredictionReport(), opening=processor.opening)
+    assert picture.size == (30, 40)
+    assert torch.equal(processor(picture, return_tensors="pt")["pixel_values"], expected)
+    row = {"image": {"bytes": None, "path": str(path)}, "label": 0}
+    features = Features({"image": datasets.Image(decode=False), "label": ClassLabel(names=["a", "b"])})
+    rows = datasets.Dataset.from_list([row], features=features)
+    assert torch.equal(ContourSamples(rows, processor, stage="gender")[0]["pixel_values"], expected[0])
 
 
 def test_scores_are_those_of_a_direct_call(
