@@ -110,6 +110,19 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         tiny_classifier().image_backbones[0].load_weights(tmp_path / "other.safetensors")
 
 
+def test_levels_are_joined_as_they_are_and_only_they_are_computed():
+    model = tiny_classifier(contour_features="levels", contour_levels=[0]).eval()
+    pixels = torch.rand(2, 3, 64, 64)
+    output = model(pixels, output_level_features=True)
+    assert len(output.level_features) == 2  # on request all are returned, also those that are not used
+    run = []
+    for part in (model.extractor.fusion, model.extractor.cascade.stages[1]):
+        part.register_forward_hook(lambda *_: run.append(1))
+    assert torch.equal(model.contour_features(pixels), output.level_features[0])
+    assert torch.equal(model(pixels).logits, output.logits)
+    assert not run
+
+
 @pytest.mark.parametrize("features", [{"contour_features": "fused"}, {"contour_features": "levels"}])
 @pytest.mark.parametrize("fusion", ["concat", "conv", "concat_conv"])
 def test_blank_contours_change_the_answer(features, fusion):

@@ -40,6 +40,35 @@ def test_every_stage_gives_features_of_another_size():
     assert [tuple(state.shape[1:]) for state in output.hidden_states] == [(4, 16, 24), (6, 8, 12), (8, 4, 6)]
 
 
+@pytest.mark.parametrize("levels", [[0], [1], [0, 2], [2, 1]])
+def test_levels_asked_for_alone_are_those_of_all_and_nothing_else_is_run(levels):
+    model = ContourExtractorModel(ContourExtractorConfig(**TINY)).eval()
+    random_statistics(model)
+    pixels = torch.rand(2, 3, 33, 47)
+    everything = model(pixels)
+    run = []
+    for name, part in [("fusion", model.fusion), *enumerate(model.cascade.stages)]:
+        part.register_forward_hook(lambda *_, name=name: run.append(name))
+    output = model(pixels, levels=levels)
+    assert run == list(range(max(levels) + 1))
+    assert output.last_hidden_state is None
+    expected = [everything.level_features[level] for level in levels]
+    assert all(torch.equal(ours, one) for ours, one in zip(output.level_features, expected, strict=True))
+
+
+def test_a_timm_cascade_gives_levels_alone_too():
+    model = ContourExtractorModel(ContourExtractorConfig(backbone="test_resnet", backbone_levels=[0, 1, 2])).eval()
+    pixels = torch.rand(1, 3, 64, 64)
+    (level,) = model(pixels, levels=[1]).level_features
+    assert torch.equal(level, model(pixels).level_features[1])
+
+
+@pytest.mark.parametrize("levels", [[], [3], [-1], [0, 7]])
+def test_levels_that_are_not_there_are_named(levels):
+    with pytest.raises(ValueError, match=r"levels are .*expected numbers from 0 to 2"):
+        ContourExtractorModel(ContourExtractorConfig(**TINY))(torch.rand(1, 3, 32, 32), levels=levels)
+
+
 @pytest.mark.parametrize(("fusion", "channels"), [("concat", 12), ("sum", 4), ("conv", 6)])
 def test_fusion_decides_the_channels(fusion, channels):
     model = ContourExtractorModel(ContourExtractorConfig(**TINY, fusion=fusion)).eval()
