@@ -319,6 +319,21 @@ def test_bf16_channels_last_accumulation_and_other_optimisers_train(tmp_path, so
     assert math.isfinite(results["evaluation"]["validation"]["loss"])
 
 
+def test_bf16_reaches_the_frozen_extractor_too(tmp_path, source, contour_run, monkeypatch):
+    seen = set()
+    frozen_contours = stages.GenderTask._frozen_contours
+
+    def spy(task, pixel_values):
+        maps = frozen_contours(task, pixel_values)
+        seen.update(one.dtype for one in maps)
+        return maps
+
+    monkeypatch.setattr(stages.GenderTask, "_frozen_contours", spy)
+    results = run_stage(gender_settings(tmp_path, source, contour_run, mixed_precision="bf16", epochs=1))
+    assert seen == {torch.bfloat16}
+    assert math.isfinite(results["training"]["last_loss"])
+
+
 def test_a_stream_trains(tmp_path, source):
     arguments = settings(tmp_path, "contour", data=str(source), streaming=True, shuffle_buffer=8, max_steps=8)
     results = run_stage(arguments)

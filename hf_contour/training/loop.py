@@ -213,7 +213,8 @@ class TrainingLoop:
             batch = self._to_device(next(batches))
             self._is_between_steps = False
             with self.accelerator.accumulate(self.model):
-                loss = self.task.train_loss(self.model, batch)
+                with self.accelerator.autocast():  # for the frozen extractor too, which runs beside the model
+                    loss = self.task.train_loss(self.model, batch)
                 self.accelerator.backward(loss)
             losses.append(torch.where(input_is_finite(batch), loss.detach(), math.nan))
             seen.append(batch)
