@@ -213,7 +213,7 @@ def test_features_that_are_given_take_the_place_of_the_extractor():
 
 
 def test_an_unfrozen_extractor_learns():
-    model = tiny_classifier(freeze_extractor=False).train()
+    model = tiny_classifier(contour_features="fused", freeze_extractor=False).train()
     model(torch.rand(2, 3, 64, 64), labels=torch.tensor([0, 1])).loss.backward()
     assert model.extractor.training
     gradients = [parameter.grad for parameter in model.extractor.cascade.parameters()]

@@ -45,7 +45,8 @@ def test_gender_config_survives_saving_with_its_extractor(tmp_path):
         (["texture", "outline"], 3, [0, 2]),
         (["outline"], 6, [4, 5]),
         ([1, 3], 4, [1, 3]),
-        (None, 2, [0, 1]),
+        (None, 5, [0, 1]),
+        (None, 1, [0]),
     ],
 )
 def test_contour_levels_can_be_named_by_what_they_carry(kinds, num_levels, expected):
@@ -105,7 +106,7 @@ def test_impossible_extractor_configs_are_refused_by_name(fields, named):
         ({"backbone": []}, "backbone"),
         ({"backbone": ["resnet18"] * 5}, "backbone"),
         ({"contour_features": "both"}, "contour_features"),
-        ({"contour_levels": [0]}, "contour_levels"),
+        ({"contour_features": "fused", "contour_levels": [0]}, "contour_levels"),
         ({"contour_features": "levels", "contour_levels": [4]}, "contour_levels"),
         ({"contour_features": "levels", "contour_levels": ["silhouette"]}, "contour_levels"),
         ({"contour_features": "levels", "contour_levels": []}, "contour_levels"),

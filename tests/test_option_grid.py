@@ -31,7 +31,7 @@ CONTOURS = [
     {"contour_features": "fused"},
     {"contour_features": "fused", "contour_downsampling": "average"},
     {"contour_features": "none"},
-    {"contour_features": "levels"},
+    {"contour_features": "levels", "contour_levels": ["texture", "edges", "outline"]},
     {"contour_features": "levels", "contour_levels": [0, 2]},
     {"contour_features": "levels", "contour_levels": ["edges", "outline"]},
 ]

@@ -81,3 +81,6 @@ def test_both_stages(tmp_path):
     expected = state_dict_sha256(ContourExtractorModel.from_pretrained(extractor).state_dict())
     assert results["extractor"] == {"sha256_before": expected, "sha256_after": expected}
     assert sum(map(sum, results["evaluation"]["validation"]["confusion_matrix"])) == 7
+    unfrozen = {**classifier, "contour_features": "levels", "contour_levels": [0], "freeze_extractor": False}
+    _, results = compare(tmp_path / "unfrozen", source, "gender", model=unfrozen, **options)
+    assert results["extractor"]["sha256_after"] != expected

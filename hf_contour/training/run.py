@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, set_seed
 from safetensors import SafetensorError
@@ -166,7 +166,10 @@ def build_accelerator(arguments: ContourTrainingArguments) -> Accelerator:
     if arguments.tracker == "tensorboard" and find_spec("tensorboard") is None:
         raise ValueError('--tracker tensorboard needs TensorBoard: pip install "hf_contour[tracking]".')
     AcceleratorState._reset_state()  # the stages of a run may differ in precision
+    # Of an extractor that learns too, levels that the classifier does not use get no gradient.
+    learns_all = arguments.mapping("model").get("freeze_extractor", True) is False
     accelerator = Accelerator(
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=learns_all)],
         cpu=arguments.cpu,
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
