@@ -45,7 +45,7 @@ class ContourExtractorOutput(ModelOutput):
     """What the extractor sees.
 
     Args:
-        last_hidden_state: `(B, C, H/s, W/s)`, the fused contour features.
+        last_hidden_state: `(B, C, H/s, W/s)`, the fused contour features; `None` where only levels were asked for.
         level_features: one `(B, level_channels, H/s, W/s)` per level, from fine to coarse: unified, not fused.
         hidden_states: the stages' own outputs, each of another size.
     """
@@ -171,13 +171,13 @@ class ContourCascade(nn.Module):
         self.channels = list(config.hidden_sizes)
         self.strides = cumulative_strides(config.strides)
 
-    def forward(self, hidden_state: Tensor) -> list[Tensor]:
-        """`(B, C, H, W)` to one map per stage."""
+    def forward(self, hidden_state: Tensor, num_levels: int | None = None) -> list[Tensor]:
+        """`(B, C, H, W)` to one map per stage, of the first `num_levels` stages."""
         if self.training and self.stages[0].gradient_checkpointing and not hidden_state.requires_grad:
             # Reentrant checkpointing gives a stage no gradients unless its input takes one.
             hidden_state = hidden_state.detach().requires_grad_()
         hidden_states = []
-        for stage in self.stages:
+        for stage in self.stages[:num_levels]:
             hidden_state = stage(hidden_state)
             hidden_states.append(hidden_state)
         return hidden_states
@@ -223,9 +223,9 @@ class TimmCascade(TimmPart):
         self.strides = list(self.network.feature_info.reduction())
         self.keep_initial_weights()
 
-    def forward(self, hidden_state: Tensor) -> list[Tensor]:
-        """`(B, C, H, W)` to one map per level."""
-        return self.network(hidden_state)
+    def forward(self, hidden_state: Tensor, num_levels: int | None = None) -> list[Tensor]:
+        """`(B, C, H, W)` to one map per level, of the first `num_levels`; timm computes all of them."""
+        return self.network(hidden_state)[:num_levels]
 
 
 def cut_behind_last_level(network: nn.Module) -> None:
@@ -522,29 +522,37 @@ class ContourExtractorModel(ContourExtractorPreTrainedModel):
         load_backbone_weights(self.cascade.network, weights, surplus=None)
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> ContourExtractorOutput:
+    def forward(
+        self, pixel_values: Tensor, levels: Sequence[int] | None = None, **kwargs: Any
+    ) -> ContourExtractorOutput:
         """Extracts contour features.
 
         Args:
             pixel_values: `(B, num_channels, H, W)`, normalised with the config's mean and standard deviation.
+            levels: numbers of the only levels that are wanted, from 0 (finest). The stages behind the last
+                of them are then not run and nothing is fused, which is faster.
             **kwargs: only what Transformers passes to every model (`output_hidden_states` and the like).
 
         Returns:
             Features at `(ceil(H/s), ceil(W/s))`.
+
+        Raises:
+            ValueError: If the pixels have another shape, or a level is not there.
         """
         check_pixel_values(pixel_values, self.config.num_channels)
+        wanted = list(range(self.config.num_levels) if levels is None else levels)
+        if not wanted or not set(wanted) <= set(range(self.config.num_levels)):
+            raise ValueError(f"levels are {wanted}; expected numbers from 0 to {self.config.num_levels - 1}.")
         height, width = pixel_values.shape[-2:]
         step = self.config.output_stride
+        rows, columns = -(-height // step), -(-width // step)
         padded = pad_to_multiple(pixel_values, self.stride)
         common = (padded.shape[-2] // step, padded.shape[-1] // step)
-        hidden_states = self.cascade(padded)
-        level_features = [
-            unifier(hidden_state, common) for unifier, hidden_state in zip(self.unifiers, hidden_states, strict=True)
-        ]
-        fused = self.fusion(level_features)
-        rows, columns = -(-height // step), -(-width // step)
+        hidden_states = self.cascade(padded, max(wanted) + 1)
+        level_features = [self.unifiers[index](hidden_states[index], common) for index in wanted]
+        fused = self.fusion(level_features)[..., :rows, :columns] if levels is None else None
         return ContourExtractorOutput(
-            last_hidden_state=fused[..., :rows, :columns],
+            last_hidden_state=fused,
             level_features=tuple(level[..., :rows, :columns] for level in level_features),
             hidden_states=tuple(hidden_states),
         )

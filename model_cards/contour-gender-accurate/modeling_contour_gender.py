@@ -315,16 +315,23 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         pixel_values = pad_to_multiple(pixel_values, self.stride)
         return [backbone(pixel_values) for backbone in self.image_backbones]
 
-    def _contour_branch(self, pixel_values: Tensor, extractor: nn.Module | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Contour features, and all levels."""
+    def _contour_branch(
+        self, pixel_values: Tensor, extractor: nn.Module | None, *, with_levels: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Contour features, and on request all levels; only what is needed of the extractor is run."""
         if self.extractor is None or extractor is None:
             raise ValueError("contour_features is 'none': this classifier has no extractor.")
+        uses_levels = self.config.contour_features == "levels"
+        pixel_values = renormalise(pixel_values, self.config, self.extractor.config)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_extractor):
-            features = extractor(renormalise(pixel_values, self.config, self.extractor.config), return_dict=True)
-        if self.config.contour_features == "fused":
+            if uses_levels and not with_levels:
+                chosen = extractor(pixel_values, levels=self.level_indices, return_dict=True).level_features
+                return torch.cat(chosen, dim=1), None
+            features = extractor(pixel_values, return_dict=True)
+            if uses_levels:
+                chosen = [features.level_features[index] for index in self.level_indices]
+                return torch.cat(chosen, dim=1), features.level_features
             return features.last_hidden_state, features.level_features
-        chosen = [features.level_features[index] for index in self.level_indices]
-        return torch.cat(chosen, dim=1), features.level_features
 
     @can_return_tuple
     def forward(
@@ -362,7 +369,9 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         maps, level_features = [], None
         if self.extractor is not None:
             if contour_features is None:
-                contour_features, level_features = self._contour_branch(pixel_values, self.extractor)
+                contour_features, level_features = self._contour_branch(
+                    pixel_values, self.extractor, with_levels=output_level_features
+                )
             maps.append(self.contour_downsampling(contour_features))
         if image_features is None:
             image_features = self.image_features(pixel_values)
