@@ -50,7 +50,8 @@ def pictures():
 @pytest.fixture
 def model_folder(tmp_path):
     """A classifier that takes half of the pictures for discs, and is far too sure."""
-    model = tiny_classifier(id2label=dict(enumerate(LABEL_NAMES)), num_labels=2, temperature=1.25)
+    names = dict(enumerate(LABEL_NAMES))
+    model = tiny_classifier(id2label=names, num_labels=2, contour_features="fused", temperature=1.25)
     processor = ContourImageProcessor(size={"height": 32, "width": 32})
     output = model.classifier.output
     with torch.inference_mode():

@@ -58,7 +58,9 @@ def pictures():
 def model_folder(tmp_path_factory):
     """A classifier that sees contours alone, takes half of the pictures for discs, and is far from sure."""
     names = dict(enumerate(LABEL_NAMES))
-    model = tiny_classifier(id2label=names, num_labels=2, fusion="concat", head="linear", temperature=2.0)
+    model = tiny_classifier(
+        id2label=names, num_labels=2, contour_features="fused", fusion="concat", head="linear", temperature=2.0
+    )
     processor = ContourImageProcessor(size={"height": 32, "width": 32})
     output = model.classifier.output
     with torch.inference_mode():
