@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_contour.card_tables import GARMENTS_ONLY, markdown_table
 
-KINDS = "comparison|speed|training_speed|faults"
+KINDS = "comparison|speed|training_speed|decoding_speed|faults"
 MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 # The score that a comparison of extractors is ranked by, and those shown beside it.
 COMPARED_SCORES = ("ods", ("ois", "ap", "r50"))
@@ -147,6 +147,26 @@ def training_speed_table(results: Mapping[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
+def decoding_speed_table(results: Mapping[str, Any]) -> str:
+    """A row for each size of JPEG file that was read in full and at reduced scale.
+
+    Args:
+        results: as `decoding_benchmark.benchmark_decoding` gives them.
+    """
+    header = ["JPEG file", "in full: ms", "reduced: ms", "times as fast", "mean difference of the pixels (0 to 255)"]
+    rows = [
+        [
+            f"{row['height']}x{row['width']}",
+            f"{row['full_ms']:.1f}",
+            f"{row['reduced_ms']:.1f}",
+            f"{row['times_as_fast']:.1f}",
+            f"{row['mean_difference']:.2f}",
+        ]
+        for row in results["rows"]
+    ]
+    return markdown_table(header, rows)
+
+
 def faults_table(results: Mapping[str, Any]) -> str:
     """A row for each module of fault tests, and one for all.
 
@@ -170,6 +190,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "comparison": comparison_table,
     "speed": speed_table,
     "training_speed": training_speed_table,
+    "decoding_speed": decoding_speed_table,
     "faults": faults_table,
 }
 

@@ -315,14 +315,17 @@ def test_a_jpeg_is_decoded_no_larger_than_needed(least_size: tuple[int, int] | N
 
 
 def test_a_reduced_picture_is_never_smaller_than_asked_for() -> None:
-    for height, width in [(255, 193), (256, 192), (257, 191), (129, 97), (128, 96), (1025, 31), (8, 8)]:
+    for height, width in [(255, 193), (256, 192), (300, 212), (258, 190), (129, 97), (1025, 32), (8, 8)]:
         content = photograph(height, width)
         for least in [(128, 96), (64, 48), (33, 25), (32, 24), (1, 1)]:
             reduced = open_image(content, least_size=least)
             assert reduced.height >= min(least[0], height)
             assert reduced.width >= min(least[1], width)
-            if height < least[0] or width < least[1]:
-                assert (reduced.height, reduced.width) == (height, width)
+            scale = height // reduced.height
+            assert (reduced.height * scale, reduced.width * scale) == (height, width)  # none where it does not divide
+            enough = [one for one in (2, 4, 8) if height % one == width % one == 0]
+            enough = [one for one in enough if height // one >= least[0] and width // one >= least[1]]
+            assert scale == max(enough, default=1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from hf_contour.data.samples import ContourSamples
+from hf_contour.data.silhouettes import draw_garment
 from hf_contour.image_processing_contour import (
     ContourImageProcessor,
     ImageReadError,
@@ -319,6 +320,21 @@ def test_jpegs_of_any_kind_look_alike_when_reduced(kind):
     whole, reduced = (pixel_values(processor, content) for processor in processors)
     assert reduced.shape == whole.shape
     assert (whole - reduced).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("size", [(1200, 900), (1100, 800), (1001, 801), (600, 1000)])
+def test_a_reduced_picture_lies_where_the_whole_one_would(size):
+    """With stripes, a shift by a pixel of the canvas would tell."""
+    file = io.BytesIO()
+    draw_garment(0, size=size).image.save(file, "JPEG", quality=90)
+    whole, reduced = (
+        ContourImageProcessor(size={"height": 128, "width": 96}, reduced_decoding=reduced, do_normalize=False)(
+            file.getvalue(), return_tensors="pt"
+        )["pixel_values"]
+        for reduced in (False, True)
+    )
+    assert (whole - reduced).abs().mean() < 2 / 255
+    assert torch.equal(whole, reduced) == (size == (1001, 801))
 
 
 def test_whole_pictures_are_decoded_unless_told_otherwise():

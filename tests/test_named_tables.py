@@ -8,6 +8,7 @@ import pytest
 from hf_contour.named_tables import (
     SHOWN,
     comparison_table,
+    decoding_speed_table,
     faults_table,
     fill_named_tables,
     speed_table,
@@ -79,6 +80,12 @@ def test_training_is_compared_by_pictures_a_second_and_use_by_time():
     }  # fmt: skip
     line = training_speed_table({"rows": [row]}).splitlines()[-1]
     assert line == "| fast | 96x64 | 5,000,000 | 4,900,000 | 70 | 20.0 | 0.90 | 12.0 | 1.25 | 5.0 | 2.00 |"
+
+
+def test_decoding_has_a_row_for_each_size():
+    row = {"height": 800, "width": 600, "mean_bytes": 9, "full_ms": 5.04, "reduced_ms": 2.0, "times_as_fast": 2.52,
+           "mean_difference": 0.756}  # fmt: skip
+    assert decoding_speed_table({"rows": [row]}).splitlines()[-1] == "| 800x600 | 5.0 | 2.0 | 2.5 | 0.76 |"
 
 
 def test_tables_are_put_between_their_markers(tmp_path):

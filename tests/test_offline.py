@@ -180,6 +180,9 @@ COMMANDS: dict[str, Command] = {
     "compare on a data set of the Hub": Command(("compare.py", "--plan", "{plan}", "--data", NOWHERE), NOWHERE),
     "benchmark a model of the Hub": Command(("benchmark.py", "--models", NOWHERE), NOWHERE),
     "benchmark the training of a model of the Hub": Command(("benchmark_training.py", "--models", NOWHERE), NOWHERE),
+    "benchmark the decoding of a size that is none": Command(
+        ("benchmark_decoding.py", "--file_sizes", "800"), "800"
+    ),
     "halve a model of the Hub": Command(("halve_weights.py", "--model", NOWHERE, "--output", "halved"), NOWHERE),
     "draw levels of a model of the Hub": Command(("draw_strip.py", "--models", NOWHERE), NOWHERE),
     "calibrate a model of the Hub": Command(("calibrate.py", "--model", NOWHERE, "--data", DATA), NOWHERE),

@@ -40,9 +40,9 @@ class ContourImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[ca
     Args:
         background_color: three values in 0..255; shown through transparent pixels and in the padding.
         max_pixels: largest height times width of a picture; larger ones are refused before decoding.
-        reduced_decoding: whether JPEG files are decoded at a half, a quarter or an eighth of their size where that is
-            still no smaller than `size` and `do_resize` is set: faster, and nearly the same tensor; with `do_pad` the
-            picture may lie a pixel off, since a side that does not divide is rounded up.
+        reduced_decoding: whether JPEG files are decoded at a half, a quarter or an eighth of their size where that
+            divides both sides, is still no smaller than `size`, and `do_resize` is set: faster, and nearly the same
+            tensor.
     """
 
     background_color: list[int] | tuple[int, ...] | None

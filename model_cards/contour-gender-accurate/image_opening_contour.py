@@ -81,7 +81,8 @@ def open_image(
         background_color: three values in 0..255, shown through transparent pixels.
         max_pixels: largest height times width. Larger pictures are refused from the header, before decoding.
         least_size: height and width that are enough: the file of a JPEG is decoded at a half, a quarter or an eighth
-            of its size where the upright picture is then still no smaller. Other pictures keep their size.
+            of its size where that divides both sides and the upright picture is then still no smaller. Other pictures
+            keep their size.
         input_data_format: `channels_first` or `channels_last`; arrays and tensors only.
 
     Returns:
@@ -236,8 +237,7 @@ def _finish(
         _check_pixel_count(image.height, image.width, max_pixels)
         raw_mode = _raw_mode(image)
         if least_size is not None and image.format == "JPEG":
-            height, width = least_size
-            image.draft(None, (height, width) if _orientation(image) in ON_THEIR_SIDE else (width, height))
+            _reduce(image, least_size)
         image.load()
         orientation = _orientation(image)
         rgb = _to_rgb(image, raw_mode, background_color)
@@ -254,6 +254,16 @@ def _finish(
     elif getattr(rgb, "is_animated", False):
         rgb = rgb.copy()  # let go of the other frames
     return rgb
+
+
+def _reduce(image: Image.Image, least_size: tuple[int, int]) -> None:
+    """Has a JPEG decoded at the smallest scale that divides both sides and leaves enough of them."""
+    least_height, least_width = least_size[::-1] if _orientation(image) in ON_THEIR_SIDE else least_size
+    for scale in (8, 4, 2):
+        (height, rest), (width, other) = divmod(image.height, scale), divmod(image.width, scale)
+        if rest == other == 0 and height >= least_height and width >= least_width:
+            image.draft(None, (width, height))
+            return
 
 
 def _raw_mode(image: Image.Image) -> str:
