@@ -25,6 +25,7 @@ from hf_contour import card_text
 from hf_contour.backbone_weights import PACKAGED_WEIGHTS
 from hf_contour.card_tables import data_words, fill_tables, garments_only, results_section
 from hf_contour.card_text import DATA_SOURCES
+from hf_contour.configuration_contour_gender import DEFAULT_LEVELS
 from hf_contour.named_tables import fill_named_tables
 from hf_contour.results import CLASSIFICATION, CONTOURS, Results, read_results_folder
 
@@ -228,7 +229,10 @@ def _architecture(model: ModelFolder) -> str:
         return f"Cascade: {cascade}. {size}"
     backbone = model.config["backbone"]
     names = backbone if isinstance(backbone, str) else ", ".join(backbone)
-    return f"Backbone: {names}. Contour features: {model.config['contour_features']}. {size}"
+    features = model.config["contour_features"]
+    if features == "levels":
+        features += f" ({', '.join(map(str, model.config['contour_levels'] or DEFAULT_LEVELS))})"
+    return f"Backbone: {names}. Contour features: {features}. {size}"
 
 
 def _usage(model: ModelFolder) -> str:

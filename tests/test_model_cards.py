@@ -208,6 +208,21 @@ def test_figures_of_another_calibration_are_refused(tmp_path: Path) -> None:
             render_card(folder, FACTS, [results])
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "Contour features: fused."),
+        ({"contour_features": "levels", "contour_levels": None}, "Contour features: levels (texture)."),
+        ({"contour_features": "levels", "contour_levels": [0, "edges"]}, "Contour features: levels (0, edges)."),
+    ],
+)
+def test_the_card_names_the_contour_features(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    folder = write_model_folder(tmp_path / "garment-lite0")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    assert words in str(render_card(folder, FACTS, [classifier_results()]))
+
+
 def test_the_picture_of_an_evaluation_is_shown_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
