@@ -55,7 +55,7 @@ def benchmark_decoding(
     rows = []
     for height, width in file_sizes:
         files = [_jpeg(index, (height, width)) for index in range(num_pictures)]
-        calls = {name: partial(processor.__call__, files, return_tensors="pt") for name, processor in processors.items()}
+        calls = {name: partial(one.__call__, files, return_tensors="pt") for name, one in processors.items()}
         durations = time_side_by_side(calls, num_rounds=num_rounds, num_warmup=1)
         full, reduced = (call()["pixel_values"] for call in calls.values())
         rows.append(
