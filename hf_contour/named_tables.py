@@ -73,8 +73,8 @@ def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Seq
     paired = results.get("paired", {})
     has_validation = "validation" in results["rows"][0]["while_training"]
     header = ["variant", "weights", "million multiply-adds", *(["validation"] if has_validation else []), "accuracy"]
-    header += ["difference (95 % interval)", "garments only", "difference (95 % interval)", "colours permuted"]
-    header += ["steps to converge"]
+    header += ["compared with", "difference (95 % interval)", "garments only", "difference (95 % interval)"]
+    header += ["colours permuted", "steps to converge"]
     lines = []
     for variant, rows in groups.items():
         validation = [mean(row["while_training"]["validation"]["accuracy"] for row in rows)] if has_validation else []
@@ -88,6 +88,7 @@ def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Seq
                 f"{rows[0]['multiply_adds'] / 1e6:,.0f}",
                 *(f"{one:.4f}" for one in validation),
                 f"{_mean_score(rows, 'accuracy'):.4f}",
+                paired.get(variant, {}).get("with", ""),
                 _difference(paired.get(variant, {}).get("all")),
                 f"{mean(row['slices'][GARMENTS_ONLY] for row in rows):.3f}",
                 _difference(parts.get(GARMENTS_ONLY)),

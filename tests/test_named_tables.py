@@ -59,11 +59,11 @@ def test_a_comparison_of_classifiers_shows_paired_differences():
     rows = [class_row("alone", 0, 0.95, 40), class_row("alone", 1, 0.97, 60), class_row("method", 0, 0.98, None)]
     paired = {"difference": 0.02, "difference_interval": [0.01, 0.03]}
     part = {"name": "skin_fraction <= 0.02", "difference": -0.005, "difference_interval": [-0.02, 0.01]}
-    results = {"rows": rows, "paired": {"method": {"all": paired, "slices": [part]}}}
+    results = {"rows": rows, "paired": {"method": {"with": "alone", "all": paired, "slices": [part]}}}
     lines = comparison_table(results).splitlines()
-    assert lines[2] == "| alone | 5,000 | 99 | 0.9500 | 0.9600 |  | 0.860 |  | 0.760 | 50 |"
+    assert lines[2] == "| alone | 5,000 | 99 | 0.9500 | 0.9600 |  |  | 0.860 |  | 0.760 | 50 |"
     assert lines[3] == (
-        "| method | 5,000 | 99 | 0.9700 | 0.9800 | +0.0200 (+0.0100 to +0.0300) | 0.880 | "
+        "| method | 5,000 | 99 | 0.9700 | 0.9800 | alone | +0.0200 (+0.0100 to +0.0300) | 0.880 | "
         "-0.0050 (-0.0200 to +0.0100) | 0.780 | not reached |"
     )
 
