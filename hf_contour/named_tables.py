@@ -38,7 +38,7 @@ SHOWN = {
 
 
 def comparison_table(results: Mapping[str, Any]) -> str:
-    """A row for each variant: its cost, its scores as means over seeds, and the difference to the first variant.
+    """A row for each variant: its cost, its scores as means over seeds, and the difference to another variant.
 
     Args:
         results: as `comparison.comparison_results` gives them.

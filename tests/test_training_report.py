@@ -11,12 +11,14 @@ from hf_contour.training.curves import report_training
 def test_results_and_log_come_together(tmp_path):
     folder = tmp_path / "run" / "contour"
     folder.mkdir(parents=True)
-    results = {"arguments": {"run_name": "tiny"}, "training": {"converged_step": 20}}
+    arguments = {"run_name": "tiny", "data": "/mine/bsds500", "seed": 0}
+    results = {"arguments": arguments, "training": {"converged_step": 20}}
     lines = [{"step": step, "loss": 1 / step, "learning_rate": 0.1} for step in (10, 20, 30)]
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"evaluation": {}}]))
     report_training(folder, results_path=tmp_path / "tiny.json", picture_path=tmp_path / "tiny.png")
     written = json.loads((tmp_path / "tiny.json").read_text())
+    results["arguments"]["data"] = "bsds500"
     assert written == {**results, "curve": [*lines, {"evaluation": {}}]}
     with Image.open(tmp_path / "tiny.png") as picture:
         assert picture.size == (770, 385)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hf_contour.evaluation import portable_path
 from hf_contour.training.records import write_json
 
 
@@ -12,7 +13,8 @@ def report_training(folder: Path, *, results_path: Path, picture_path: Path) -> 
 
     Args:
         folder: of a finished stage, with `results.json` and `log.jsonl`.
-        results_path: JSON to write: `results.json` with the log's lines under `curve`.
+        results_path: JSON to write: `results.json` with the log's lines under `curve`, and of absolute paths among
+            its arguments only the names.
         picture_path: PNG to write.
 
     Returns:
@@ -27,6 +29,9 @@ def report_training(folder: Path, *, results_path: Path, picture_path: Path) -> 
             raise ValueError(f"{path} is missing; give the folder of a finished stage, such as runs/NAME/contour.")
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     report = {**json.loads(results.read_text(encoding="utf-8")), "curve": lines}
+    report["arguments"] = {
+        name: portable_path(value) if isinstance(value, str) else value for name, value in report["arguments"].items()
+    }
     draw_curve(report, picture_path)
     write_json(results_path, report)
     return report
