@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     verify.add_argument("--write_manifest", action="store_true", help="write checksums if nothing has failed")
     arguments = parser.parse_args(argv)
 
-    from hf_contour import verification
+    from hf_contour.hub import verify as verification
 
     return verification.main(arguments.folder, as_json=arguments.json, write_sums=arguments.write_manifest)
 

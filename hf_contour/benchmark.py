@@ -9,9 +9,9 @@ import timm
 import torch
 from torch import nn
 
+from hf_contour.evaluation.cost import count_parameters, median_ratio, multiply_adds, time_side_by_side
+from hf_contour.io import library_versions, source_commit
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, fold_batch_norms
-from hf_contour.results import library_versions, source_commit
-from hf_contour.speed import count_parameters, median_ratio, multiply_adds, time_side_by_side
 from hf_contour.training.records import device_name
 
 YARDSTICK = "resnet18"

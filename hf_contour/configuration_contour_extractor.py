@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 RESIDUAL_TYPES = ("resnet", "densenet", "senet")
 UNIFIERS = ("bilinear", "nearest", "deconv")
 FUSIONS = ("concat", "sum", "conv")
+PADDING_MODES = ("replicate", "zeros")
 LOSSES = ("plain", "balanced")
 
 MAX_LEVELS = 8
@@ -205,6 +206,9 @@ class ContourExtractorConfig(PreTrainedConfig):
         fusion: how the unified maps become `last_hidden_state`: `concat` (all channels), `sum`, or `conv`
             (concatenation and a 3x3 convolution).
         fusion_channels: channels after `conv` fusion.
+        padding_mode: what the convolutions see beyond the border: `replicate` repeats it, so that the end of an
+            image is no contour; `zeros` is what older folders were trained with, and what a saved config without
+            this field means.
         image_mean: mean of each channel that the pictures are normalised with, for pixels in [0, 1].
         image_std: standard deviation of each channel that they are normalised with.
         loss: `plain` or `balanced` cross entropy.
@@ -242,6 +246,7 @@ class ContourExtractorConfig(PreTrainedConfig):
     output_stride: int = 2
     fusion: str = "conv"
     fusion_channels: int = 32
+    padding_mode: str | None = None
     image_mean: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
     image_std: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
     loss: str = "plain"
@@ -255,6 +260,9 @@ class ContourExtractorConfig(PreTrainedConfig):
         for field in ("residual_type", "unify"):
             if not isinstance(getattr(self, field), str):
                 setattr(self, field, list(getattr(self, field)))
+        if self.padding_mode is None:
+            # Folders saved before the field was there were trained with zeros; only saved ones name a version.
+            self.padding_mode = "zeros" if self.transformers_version else "replicate"
         check_common_fields(vars(self), kwargs, class_names=dir(type(self)))
         super().__post_init__(**kwargs)
 
@@ -335,6 +343,7 @@ class ContourExtractorConfig(PreTrainedConfig):
         if self.backbone is None:
             check_unifier_strides(self.unifiers, cumulative_strides(self.strides), self.output_stride)
         check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("padding_mode", self.padding_mode, PADDING_MODES)
         check_range("level_channels", self.level_channels, 1, MAX_CHANNELS)
         check_range("fusion_channels", self.fusion_channels, 1, MAX_CHANNELS)
         check_normalisation(self.image_mean, self.image_std, self.num_channels)

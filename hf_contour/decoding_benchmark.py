@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from hf_contour.data.silhouettes import draw_garment
+from hf_contour.data.garments.drawing import draw_garment
+from hf_contour.evaluation.cost import median_ratio, time_side_by_side
 from hf_contour.image_processing_contour import ContourImageProcessor
-from hf_contour.results import library_versions, source_commit
-from hf_contour.speed import median_ratio, time_side_by_side
+from hf_contour.io import library_versions, source_commit
 
 JPEG_QUALITY = 90
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import PreTrainedModel
@@ -80,10 +81,18 @@ class ConvNormAct(nn.Sequential):
     """Convolution, batch normalisation and, unless told otherwise, ReLU; keeps or strides the size."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, act: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        act: bool = True,
+        padding_mode: str = "zeros",
     ):
+        padding = kernel_size // 2
         layers = [
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False, padding_mode=padding_mode),
             nn.BatchNorm2d(out_channels),
         ]
         super().__init__(*layers, *([nn.ReLU()] if act else []))
@@ -94,7 +103,11 @@ class ResNetModule(nn.Module):
 
     def __init__(self, config: ContourExtractorConfig, channels: int):
         super().__init__()
-        self.residual = nn.Sequential(ConvNormAct(channels, channels), ConvNormAct(channels, channels, act=False))
+        mode = config.padding_mode
+        self.residual = nn.Sequential(
+            ConvNormAct(channels, channels, padding_mode=mode),
+            ConvNormAct(channels, channels, act=False, padding_mode=mode),
+        )
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         """`(B, C, H, W)` to the same shape."""
@@ -110,7 +123,9 @@ class DenseNetModule(nn.Module):
     def __init__(self, config: ContourExtractorConfig, channels: int):
         super().__init__()
         growth = config.dense_growth_rate
-        self.layers = nn.ModuleList([ConvNormAct(channels + index * growth, growth) for index in range(2)])
+        self.layers = nn.ModuleList(
+            [ConvNormAct(channels + index * growth, growth, padding_mode=config.padding_mode) for index in range(2)]
+        )
         self.transition = ConvNormAct(channels + 2 * growth, channels, 1)
 
     def forward(self, hidden_state: Tensor) -> Tensor:
@@ -129,7 +144,11 @@ class SENetModule(nn.Module):
     def __init__(self, config: ContourExtractorConfig, channels: int):
         super().__init__()
         squeezed = max(channels // config.squeeze_ratio, 1)
-        self.residual = nn.Sequential(ConvNormAct(channels, channels), ConvNormAct(channels, channels, act=False))
+        mode = config.padding_mode
+        self.residual = nn.Sequential(
+            ConvNormAct(channels, channels, padding_mode=mode),
+            ConvNormAct(channels, channels, act=False, padding_mode=mode),
+        )
         self.excitation = nn.Sequential(
             nn.Conv2d(channels, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, channels, 1), nn.Sigmoid()
         )
@@ -151,7 +170,9 @@ class ContourStage(GradientCheckpointingLayer):
         super().__init__()
         channels = config.hidden_sizes[index]
         module = RESIDUAL_MODULES[config.residual_types[index]]
-        self.downsample = ConvNormAct(in_channels, channels, stride=config.strides[index])
+        self.downsample = ConvNormAct(
+            in_channels, channels, stride=config.strides[index], padding_mode=config.padding_mode
+        )
         self.modules_in_cascade = nn.Sequential(*(module(config, channels) for _ in range(config.depths[index])))
 
     def forward(self, hidden_state: Tensor) -> Tensor:
@@ -219,6 +240,8 @@ class TimmCascade(TimmPart):
             out_indices=tuple(config.backbone_levels),
         )
         cut_behind_last_level(self.network)
+        if config.padding_mode == "replicate":
+            repeat_borders(self.network)
         self.channels = list(self.network.feature_info.channels())
         self.strides = list(self.network.feature_info.reduction())
         self.keep_initial_weights()
@@ -226,6 +249,29 @@ class TimmCascade(TimmPart):
     def forward(self, hidden_state: Tensor, num_levels: int | None = None) -> list[Tensor]:
         """`(B, C, H, W)` to one map per level, of the first `num_levels`; timm computes all of them."""
         return self.network(hidden_state)[:num_levels]
+
+
+class RepeatingConv2dSame(Conv2dSame):
+    """TensorFlow's "same" convolution that repeats the border, where timm's pads with zeros."""
+
+    def forward(self, hidden_state: Tensor) -> Tensor:
+        """`(B, C_in, H, W)` to `(B, C_out, ceil(H/stride), ceil(W/stride))`."""
+        sizes = zip(hidden_state.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        rows, columns = (get_same_padding(*size) for size in sizes)
+        border = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        hidden_state = nn.functional.pad(hidden_state, border, mode="replicate")
+        return nn.functional.conv2d(
+            hidden_state, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups
+        )
+
+
+def repeat_borders(network: nn.Module) -> None:
+    """Makes the convolutions of a timm network pad by repeating the border instead of with zeros."""
+    for module in network.modules():
+        if isinstance(module, Conv2dSame):
+            module.__class__ = RepeatingConv2dSame
+        elif isinstance(module, nn.Conv2d):
+            module.padding_mode = "replicate"
 
 
 def cut_behind_last_level(network: nn.Module) -> None:
@@ -246,6 +292,7 @@ class SizeUnifier(nn.Module):
         super().__init__()
         self.kind = kind
         self.scale = stride / config.output_stride
+        self.repeats_border = config.padding_mode == "replicate"
         self.projection = ConvNormAct(in_channels, config.level_channels, 1)
         if kind == "deconv":
             ratio = stride // config.output_stride
@@ -265,12 +312,20 @@ class SizeUnifier(nn.Module):
         """`(B, C_in, h, w)` to `(B, level_channels, *size)`."""
         hidden_state = self.projection(hidden_state)
         if self.kind == "deconv":
-            return self.deconv(hidden_state)
+            return self._deconvolve(hidden_state, size)
         if self.scale == 1:
             return hidden_state
         if self.kind == "nearest":
             return nn.functional.interpolate(hidden_state, size=size, mode="nearest")
         return nn.functional.interpolate(hidden_state, size=size, mode="bilinear", align_corners=False)
+
+    def _deconvolve(self, hidden_state: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarges by the deconvolution; a repeated border is added before it and cut off again behind it."""
+        if not self.repeats_border:
+            return self.deconv(hidden_state)
+        margin = size[0] // hidden_state.shape[-2]
+        hidden_state = nn.functional.pad(hidden_state, (1, 1, 1, 1), mode="replicate")
+        return self.deconv(hidden_state)[..., margin:-margin, margin:-margin]
 
 
 class LevelFusion(nn.Module):
@@ -282,7 +337,7 @@ class LevelFusion(nn.Module):
         width = config.level_channels * (1 if config.fusion == "sum" else config.num_levels)
         self.channels = config.fusion_channels if config.fusion == "conv" else width
         if config.fusion == "conv":
-            self.conv = ConvNormAct(width, config.fusion_channels)
+            self.conv = ConvNormAct(width, config.fusion_channels, padding_mode=config.padding_mode)
 
     def forward(self, level_features: Sequence[Tensor]) -> Tensor:
         """Maps of one size to `(B, C, H/s, W/s)`."""

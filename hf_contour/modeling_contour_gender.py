@@ -160,7 +160,7 @@ class ContourClassifier(nn.Module):
 
     def __init__(self, config: ContourGenderConfig, in_channels: int):
         super().__init__()
-        self.conv = ResNetModule(config, in_channels) if config.head == "cnn" else nn.Identity()
+        self.conv = ResNetModule(config.extractor_config, in_channels) if config.head == "cnn" else nn.Identity()
         self.hidden = nn.Identity()
         self.grid = (config.head_grid[0], config.head_grid[1])
         width = in_channels * self.grid[0] * self.grid[1]

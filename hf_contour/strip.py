@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from hf_contour.data.silhouettes import draw_garment
+from hf_contour.data.garments.drawing import draw_garment
 from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.inference.predict import grey_picture, level_maps
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
-from hf_contour.prediction import grey_picture, level_maps
 
 HEADER = 16  # pixels
 GAP = 2

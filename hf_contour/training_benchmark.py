@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_contour.evaluation import load_model
+from hf_contour.evaluation.cost import count_parameters, median_ratio, multiply_adds, time_side_by_side
+from hf_contour.evaluation.run import load_model
 from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.io import library_versions, source_commit
 from hf_contour.loss_contour import classification_loss
 from hf_contour.modeling_contour_extractor import fold_batch_norms
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
-from hf_contour.results import library_versions, source_commit
-from hf_contour.speed import count_parameters, median_ratio, multiply_adds, time_side_by_side
 from hf_contour.training.arguments import ContourTrainingArguments
 from hf_contour.training.optim import build_optimizer
 from hf_contour.training.records import device_name

@@ -1,6 +1,6 @@
 """Write a larger data set: the pictures as they are, and changed copies of them.
 
-    python scripts/augment_data.py --data FOLDER --recipe scripts/recipes/contour_tiny.yaml --copies 4 \
+    python scripts/augment_data.py --data FOLDER --recipe hf_contour/training/recipes/contour_tiny.yaml --copies 4 \
         --split train --output enlarged
 
 The recipe is one of training; its `augmentation` and `colour` are used (with `--stage`, those of that stage), the rest
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from hf_contour.data.augment import Augmentation, AugmentationRecipe
-from hf_contour.data.colour import ColourTransform
+from hf_contour.data.augmentation.colour import ColourTransform
+from hf_contour.data.augmentation.recipe import Augmentation, AugmentationRecipe
 from hf_contour.data.offline import EnlargedSet, write_enlarged
 from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.training.arguments import read_recipe

@@ -16,9 +16,9 @@ import sys
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from hf_contour.calibration import Calibration, CalibrationArguments, calibrate
-from hf_contour.evaluation import portable_path
-from hf_contour.training.durable_files import OutputError
+from hf_contour.evaluation.calibration import Calibration, CalibrationArguments, calibrate
+from hf_contour.evaluation.run import portable_path
+from hf_contour.io import OutputError
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 from hf_contour.data.annotations import MAX_EDGE_SHARE
 from hf_contour.data.checks import load_and_check
-from hf_contour.data.picture_checks import PictureLimits
+from hf_contour.data.image_checks import PictureLimits
 from hf_contour.data.sources import SOURCE_KINDS, ColumnNames
 
 

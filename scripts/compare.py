@@ -1,7 +1,7 @@
 """Train and evaluate the variants of a plan under one budget, and write model_cards/results/NAME.json.
 
-    python scripts/compare.py --plan scripts/plans/ablation_contour.yaml --data FOLDER
-    python scripts/compare.py --plan scripts/plans/ablation_contour.yaml --data FOLDER --only reference nearest
+    python scripts/compare.py --plan hf_contour/evaluation/plans/ablation_contour.yaml --data FOLDER
+    python scripts/compare.py --plan hf_contour/evaluation/plans/ablation_contour.yaml --data FOLDER --only reference nearest
 
 The contour ablation takes about an hour on one CPU core. The same command goes on after a stop; it may be
 given several times at once, and each process takes the runs that no other is making. The last one writes the results
@@ -16,10 +16,9 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from hf_contour.comparison import comparison_results, planned_runs, read_plan, run_comparison
-from hf_contour.evaluation import portable_path
-from hf_contour.training.durable_files import OutputError
-from hf_contour.training.records import write_json
+from hf_contour.evaluation.comparison import comparison_results, planned_runs, read_plan, run_comparison
+from hf_contour.evaluation.run import portable_path
+from hf_contour.io import OutputError, write_json
 from hf_contour.training.resuming import ResumeError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from hf_contour.backbone_weights import PACKAGED_WEIGHTS, convert_packaged_weights
+from hf_contour.hub.backbone_weights import PACKAGED_WEIGHTS, convert_packaged_weights
 
 
 @dataclass

@@ -20,7 +20,7 @@ import sys
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from hf_contour.evaluation import EvaluationArguments, evaluate, portable_path, summary
+from hf_contour.evaluation.run import EvaluationArguments, evaluate, portable_path, summary
 
 
 def main() -> None:

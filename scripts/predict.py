@@ -13,7 +13,7 @@ import sys
 
 from transformers import HfArgumentParser
 
-from hf_contour.prediction import PredictionArguments, predict
+from hf_contour.inference.predict import PredictionArguments, predict
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from hf_contour.publishing import check_model_folder, files_of, publish
+from hf_contour.hub.publish import check_model_folder, files_of, publish
 
 
 @dataclass

@@ -6,7 +6,7 @@ pytest -m faults --fault_report model_cards/results/reliability.json
 import json
 from pathlib import Path
 
-from hf_contour.results import library_versions, source_commit
+from hf_contour.io import library_versions, source_commit
 
 TOTALS = ("injected", "tried", "lost")
 

@@ -14,7 +14,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, List
 from huggingface_hub.utils import tqdm
 
-from hf_contour.data.picture_checks import PictureLimits, check_contours, check_picture
+from hf_contour.data.image_checks import PictureLimits, check_contours, check_picture
 from hf_contour.data.sources import ColumnNames, label_names, load_source, source_splits
 from hf_contour.data.standard_columns import LABEL_PROBLEM
 

@@ -23,8 +23,8 @@ from datasets.arrow_writer import ParquetWriter
 from PIL import Image
 from tqdm import tqdm
 
-from hf_contour.data.augment import Augmentation
-from hf_contour.data.colour import ColourAudit, ColourTransform
+from hf_contour.data.augmentation.colour import ColourAudit, ColourTransform
+from hf_contour.data.augmentation.recipe import Augmentation
 from hf_contour.data.rows import DrawnSample, RowDrawer, encoded, row_name
 from hf_contour.version import __version__
 

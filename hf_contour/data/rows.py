@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from hf_contour.data.annotations import read_annotations
-from hf_contour.data.augment import Augmentation, sample_rng
-from hf_contour.data.colour import ColourChange, ColourPlan, ColourTransform
+from hf_contour.data.augmentation.colour import ColourChange, ColourPlan, ColourTransform
+from hf_contour.data.augmentation.recipe import Augmentation, sample_rng
 from hf_contour.image_processing_contour import open_image
 
 

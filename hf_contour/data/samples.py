@@ -24,8 +24,8 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from hf_contour.data.annotations import consensus
-from hf_contour.data.augment import Augmentation
-from hf_contour.data.colour import ColourTransform
+from hf_contour.data.augmentation.colour import ColourTransform
+from hf_contour.data.augmentation.recipe import Augmentation
 from hf_contour.data.rows import DecodedRow, DrawnSample, RowDrawer, row_name
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
 from hf_contour.loss_contour import IGNORE_LABEL

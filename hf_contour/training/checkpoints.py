@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor
 
-from hf_contour.training.durable_files import (
+from hf_contour.io import (
     DISCARDED,
     UNFINISHED,
     OutputError,

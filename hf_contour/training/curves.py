@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hf_contour.evaluation import portable_path
-from hf_contour.training.records import write_json
+from hf_contour.evaluation.run import portable_path
+from hf_contour.io import write_json
 
 
 def report_training(folder: Path, *, results_path: Path, picture_path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from hf_contour.data.samples import ContourSamples, collate_gender, stack
-from hf_contour.training.durable_files import UNFINISHED, put_in_place, remove, writing
+from hf_contour.io import UNFINISHED, put_in_place, remove, writing
 from hf_contour.training.order import Place
 
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hf_contour.data.colour import ColourAudit
+from hf_contour.data.augmentation.colour import ColourAudit
+from hf_contour.io import OutputError, append_line
 from hf_contour.training.arguments import ContourTrainingArguments
 from hf_contour.training.checkpoints import Checkpoint, load_newest, save_checkpoint
 from hf_contour.training.convergence import ConvergenceDetector
-from hf_contour.training.durable_files import OutputError, append_line
 from hf_contour.training.finite import (
     MAX_SKIPPED_IN_A_ROW,
     WHOLE_STEP,

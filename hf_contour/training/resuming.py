@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_contour.io import write_text
 from hf_contour.training.arguments import ContourTrainingArguments
-from hf_contour.training.durable_files import write_text
 
 logger = logging.getLogger(__name__)
 

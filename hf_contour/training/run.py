@@ -19,8 +19,20 @@ from safetensors import SafetensorError
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
-from hf_contour.data.colour import ColourAudit
-from hf_contour.results import library_versions, source_commit
+from hf_contour.data.augmentation.colour import ColourAudit
+from hf_contour.data.fingerprints import listing_sha256, rows_sha256
+from hf_contour.io import (
+    UNFINISHED,
+    OutputError,
+    discard,
+    library_versions,
+    put_in_place,
+    remove,
+    source_commit,
+    state_dict_sha256,
+    write_json,
+    writing,
+)
 from hf_contour.training.arguments import ContourTrainingArguments, parse_arguments
 from hf_contour.training.checkpoints import (
     LOCK_FILE,
@@ -28,20 +40,10 @@ from hf_contour.training.checkpoints import (
     list_checkpoints,
     locked_folder,
 )
-from hf_contour.training.durable_files import UNFINISHED, OutputError, discard, put_in_place, remove, writing
 from hf_contour.training.finite import NonFiniteLossError
 from hf_contour.training.interrupts import StopRequest, TrainingInterrupted, exit_code, stop_requests
 from hf_contour.training.loop import TrainingLoop
-from hf_contour.training.records import (
-    count_weights,
-    device_name,
-    listing_sha256,
-    refuse_changed_extractor,
-    results_table,
-    rows_sha256,
-    state_dict_sha256,
-    write_json,
-)
+from hf_contour.training.records import count_weights, device_name, refuse_changed_extractor, results_table
 from hf_contour.training.resuming import ResumeError, checkpoint_folder, refuse_other_identity
 from hf_contour.training.stages import TASKS, ContourTask, GenderTask, load_rows
 

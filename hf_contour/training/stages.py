@@ -17,13 +17,16 @@ from torch.utils.data import DataLoader
 
 from hf_contour.configuration_contour_extractor import ContourExtractorConfig
 from hf_contour.configuration_contour_gender import ContourGenderConfig
-from hf_contour.data.augment import Augmentation, AugmentationRecipe
-from hf_contour.data.colour import ColourTransform
+from hf_contour.data.augmentation.colour import ColourTransform
+from hf_contour.data.augmentation.recipe import Augmentation, AugmentationRecipe
+from hf_contour.data.fingerprints import listing_sha256, rows_sha256
+from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.data.labels import label_names
 from hf_contour.data.samples import ContourSamples, ContourStream, collate_contour, collate_gender
-from hf_contour.data.silhouettes import embedded_dataset
 from hf_contour.data.sources import ColumnNames, load_source
+from hf_contour.evaluation.loops import evaluate_classes, evaluate_contours
 from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.io import state_dict_sha256
 from hf_contour.loss_contour import classification_loss
 from hf_contour.modeling_contour_extractor import (
     ContourExtractorForPreTraining,
@@ -32,12 +35,10 @@ from hf_contour.modeling_contour_extractor import (
 )
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.training.arguments import EMBEDDED, ContourTrainingArguments
-from hf_contour.training.evaluation import evaluate_classes, evaluate_contours
+from hf_contour.training.drawings import draw_contours
 from hf_contour.training.feature_cache import CollateWithFeatures, LabelledPlaces, cached_features
 from hf_contour.training.interrupts import ignore_stop_requests
 from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
-from hf_contour.training.pictures import draw_contours
-from hf_contour.training.records import listing_sha256, rows_sha256, state_dict_sha256
 
 Rows: TypeAlias = Dataset | IterableDataset
 Collate: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]

@@ -1,6 +1,6 @@
 """Runs Transformers' own common tests against the models and the image processor of this package.
 
-    python scripts/fetch_transformers_tests.py && pytest -m transformers_common
+    python scripts/experiments/fetch_transformers_tests.py && pytest -m transformers_common
 
 They are collected only when the marker asks for them. A skip that `skips.py` does not explain is a failure.
 """
@@ -52,7 +52,7 @@ def require_tests() -> None:
     if fetched != installed:
         raise pytest.UsageError(
             f"{FOLDER} holds {fetched}; expected the common tests of transformers {installed}. "
-            "Run: python scripts/fetch_transformers_tests.py"
+            "Run: python scripts/experiments/fetch_transformers_tests.py"
         )
     if str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))

@@ -1,1 +1,1 @@
-"""The scores of `hf_contour.metrics.boundary` as a folder that `evaluate.load` takes."""
+"""The scores of `hf_contour.metrics.boundary.scores` as a folder that `evaluate.load` takes."""

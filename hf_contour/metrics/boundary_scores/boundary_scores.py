@@ -1,4 +1,4 @@
-"""`hf_contour.metrics.boundary` for the evaluate library, which loads the folder of this file."""
+"""`hf_contour.metrics.boundary.scores` for the evaluate library, which loads the folder of this file."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import datasets  # evaluate reads these lines as text: one module in each
 import evaluate
 import numpy as np
 
-from hf_contour.metrics.boundary import MAX_DIST, THRESHOLDS, EdgeCounts, count_matches, edge_scores, protocol
+from hf_contour.metrics.boundary.scores import MAX_DIST, THRESHOLDS, EdgeCounts, count_matches, edge_scores, protocol
 
 DESCRIPTION = (
     "The BSDS boundary benchmark: ODS, OIS, AP and R50 of edge maps, matched one to one with each annotator's "

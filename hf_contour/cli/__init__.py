@@ -1,0 +1,1 @@
+"""The command line `hf-contour`: one short file a command."""

@@ -1,0 +1,372 @@
+"""Augmentation of pictures with their drawn contours: one recipe, used while training and to write larger data sets.
+
+Every random choice is drawn from the generator that is passed in, and `sample_rng` makes that generator from (seed,
+epoch, index of the sample) alone, so workers, processes and restarts do not change a sample.
+
+The operations are those that the method names (flip, rotate, crop, scale, translate, affine, noise, brightness,
+contrast, sharpen, and resolution), applied in this order: flips, scale, affine (shear), rotate, translate, crop,
+`crop_size`; then resolution, brightness, contrast, sharpen, noise.
+
+Source: CN113298092B, the optional part of step S2 and module M307.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from hf_contour.data.augmentation.warp import EDGE_FILL, Warp, warp_annotations, warp_mask, warp_picture
+
+OPERATIONS = (
+    "flip",
+    "flip_vertical",
+    "scale",
+    "affine",
+    "rotate",
+    "translate",
+    "crop",
+    "resolution",
+    "brightness",
+    "contrast",
+    "sharpen",
+    "noise",
+)
+GEOMETRIC = frozenset(OPERATIONS[:7])
+MAX_SIDE = 16_384
+# Of ten places for the window of `crop_size`, the first with this share of its pixels inside the picture is taken.
+ENOUGH_VALID = 0.75
+WINDOW_TRIES = 10
+
+# Range of each range field: the values that both ends must lie in.
+_BOUNDS = {
+    "scale_factor": (0.05, 20.0),
+    "affine_degrees": (-40.0, 40.0),  # beyond 45 degrees on both axes the picture would turn inside out
+    "rotate_degrees": (-360.0, 360.0),
+    "translate_fraction": (-1.0, 1.0),
+    "crop_fraction": (0.01, 1.0),
+    "resolution_factor": (0.01, 1.0),
+    "brightness_factor": (0.0, 10.0),
+    "contrast_factor": (0.0, 10.0),
+    "sharpen_factor": (0.0, 20.0),
+    "noise_std": (0.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class AugmentationRecipe:
+    """What may happen to a picture; plain YAML values. Every operation is off by default.
+
+    The field with an operation's name is the probability of it, 0 to 1; the range `(lowest, highest)` beside it is
+    drawn from uniformly when it happens.
+
+    Attributes:
+        flip: mirror left to right.
+        flip_vertical: mirror top to bottom.
+        scale: enlarge or shrink, sides kept in proportion.
+        scale_factor: factor, drawn uniformly on a logarithmic scale: halving is as likely as doubling.
+        affine: shear.
+        affine_degrees: shear angle, drawn for x and y separately.
+        rotate: turn about the centre, onto a canvas that holds the whole turned picture.
+        rotate_degrees: angle, counter-clockwise.
+        rotate_step: 0, or degrees: the angle is the lowest plus a whole number of steps. `[0, 270]` with step 90
+            turns by quarters, `[0, 337.5]` with step 22.5 is the sixteen angles of HED.
+        translate: shift by whole pixels.
+        translate_fraction: shift as a fraction of the side, drawn for x and y separately.
+        crop: cut out a window.
+        crop_fraction: side of the window as a fraction of the side, drawn for height and width separately.
+        crop_size: `(height, width)` of every augmented picture, a window drawn after all of the above (of several
+            places, one that mostly shows the picture); larger than the picture, it is padded. None keeps the size.
+        fill: colour of pixels from outside the picture, which are also marked as not valid: "edge" repeats the
+            nearest pixel of the border, so that no artificial edge is made; or `(red, green, blue)` in 0..255.
+        resolution: shrink and enlarge again, so that detail is lost.
+        resolution_factor: factor of the shrinking.
+        brightness: multiply the values.
+        brightness_factor: 1 leaves the picture as it is.
+        contrast: move values from or to the mean grey.
+        contrast_factor: 1 leaves the picture as it is.
+        sharpen: sharpen (factor above 1) or blur (below 1).
+        sharpen_factor: 1 leaves the picture as it is.
+        noise: add Gaussian noise, drawn for every channel.
+        noise_std: standard deviation, as a fraction of the range of values.
+    """
+
+    flip: float = 0.0
+    flip_vertical: float = 0.0
+    scale: float = 0.0
+    scale_factor: tuple[float, float] = (0.75, 1.33)
+    affine: float = 0.0
+    affine_degrees: tuple[float, float] = (-10.0, 10.0)
+    rotate: float = 0.0
+    rotate_degrees: tuple[float, float] = (-15.0, 15.0)
+    rotate_step: float = 0.0
+    translate: float = 0.0
+    translate_fraction: tuple[float, float] = (-0.1, 0.1)
+    crop: float = 0.0
+    crop_fraction: tuple[float, float] = (0.7, 1.0)
+    crop_size: tuple[int, int] | None = None
+    fill: str | tuple[int, int, int] = EDGE_FILL
+    resolution: float = 0.0
+    resolution_factor: tuple[float, float] = (0.25, 1.0)
+    brightness: float = 0.0
+    brightness_factor: tuple[float, float] = (0.7, 1.3)
+    contrast: float = 0.0
+    contrast_factor: tuple[float, float] = (0.7, 1.3)
+    sharpen: float = 0.0
+    sharpen_factor: tuple[float, float] = (1.0, 2.0)
+    noise: float = 0.0
+    noise_std: tuple[float, float] = (0.0, 0.05)
+
+    def __post_init__(self) -> None:
+        for name in OPERATIONS:
+            _check_number(name, getattr(self, name), 0.0, 1.0)
+        for name, (lowest, highest) in _BOUNDS.items():
+            object.__setattr__(self, name, _checked_range(name, getattr(self, name), lowest, highest))
+        _check_number("rotate_step", self.rotate_step, 0.0, 360.0)
+        if self.crop_size is not None:
+            object.__setattr__(self, "crop_size", _checked_integers("crop_size", self.crop_size, 2, 1, MAX_SIDE))
+        if self.fill != EDGE_FILL:
+            object.__setattr__(self, "fill", _checked_integers("fill", self.fill, 3, 0, 255))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "AugmentationRecipe":
+        """A recipe from YAML or JSON values.
+
+        Raises:
+            ValueError: If a field is unknown or its value impossible; the message names the field.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                close = get_close_matches(str(name), known, n=1)
+                hint = f"Did you mean {close[0]!r}?" if close else f"Known fields: {', '.join(known)}."
+                raise ValueError(f"The augmentation recipe has the unknown field {name!r}. {hint}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict`, YAML and JSON take."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class AugmentedSample:
+    """An augmented picture.
+
+    Attributes:
+        image: RGB.
+        annotations: `(num_annotators, height, width)` bool, or None if there were none.
+        valid: `(height, width)` bool, False for pixels from outside the picture; None if there are none.
+        operations: what was done, by name, with the values drawn; JSON values.
+    """
+
+    image: Image.Image
+    annotations: np.ndarray | None
+    valid: np.ndarray | None
+    operations: dict[str, Any]
+
+
+class Augmentation:
+    """Applies a recipe to a picture and, with the same geometry, to the contours drawn on it."""
+
+    def __init__(self, recipe: AugmentationRecipe) -> None:
+        self.recipe = recipe
+
+    def __call__(
+        self,
+        image: Image.Image,
+        annotations: np.ndarray | None = None,
+        *,
+        rng: np.random.Generator,
+        valid: np.ndarray | None = None,
+    ) -> AugmentedSample:
+        """Augment one picture.
+
+        Args:
+            image: RGB.
+            annotations: `(num_annotators, height, width)` bool of the picture's size, or None.
+            rng: source of every draw; see `sample_rng`.
+            valid: `(height, width)` bool, False where the picture itself is padding; None if nowhere.
+
+        Raises:
+            ValueError: If the annotations have another size than the picture.
+        """
+        size = (image.height, image.width)
+        if annotations is not None and annotations.shape[1:] != size:
+            raise ValueError(
+                f"annotations are {annotations.shape[1]}x{annotations.shape[2]}, the picture {size[0]}x{size[1]} "
+                "(height x width); draw contours at the size of their picture."
+            )
+        operations = draw_operations(self.recipe, rng)
+        if self.recipe.crop_size is not None or GEOMETRIC & operations.keys():
+            warp = plan_warp(size, operations, rng, crop_size=self.recipe.crop_size)
+            image, inside = warp_picture(image, warp, fill=self.recipe.fill)
+            inside = inside if valid is None else inside & warp_mask(valid, warp)
+            valid = None if inside.all() else inside
+            annotations = None if annotations is None else warp_annotations(annotations, warp)
+        return AugmentedSample(_change_values(image, operations, rng), annotations, valid, operations)
+
+
+def sample_rng(seed: int, epoch: int, index: int, purpose: str = "augment") -> np.random.Generator:
+    """The generator of one sample in one epoch; the same in every worker, process and run.
+
+    Args:
+        seed: of the run, 0 to 2**64 - 1, as are `epoch` and `index`.
+        epoch: number of the pass over the data, from 0.
+        index: row of the sample in its source.
+        purpose: what the draws are for; different purposes draw independently.
+    """
+    for name, value in (("seed", seed), ("epoch", epoch), ("index", index)):
+        if not 0 <= value < 2**64:
+            raise ValueError(f"{name} is {value}; it must lie in 0 to 2**64 - 1.")
+    purpose_number = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+    # Two words each: a bare list of numbers over 32 bits would run into one another.
+    words = [word for value in (seed, epoch, index, purpose_number) for word in (value & 0xFFFFFFFF, value >> 32)]
+    return np.random.default_rng(np.random.SeedSequence(words))
+
+
+def draw_operations(recipe: AugmentationRecipe, rng: np.random.Generator) -> dict[str, Any]:
+    """Draw which operations happen and how strongly.
+
+    The number of draws is always the same, so that one operation's settings do not change what the others draw.
+
+    Returns:
+        For each operation that happens, by name: True for flips, factor, degrees, fractions, `[height fraction, width
+        fraction, y place, x place]` for crop, standard deviation.
+    """
+    chances = rng.random(len(OPERATIONS))
+    amounts = rng.random((len(OPERATIONS), 4))
+    drawn: dict[str, Any] = {}
+    for name, chance, amount in zip(OPERATIONS, chances, amounts, strict=True):
+        if chance < getattr(recipe, name):
+            drawn[name] = _amount(recipe, name, amount)
+    return drawn
+
+
+def _amount(recipe: AugmentationRecipe, name: str, uniform: np.ndarray) -> Any:
+    """Turn four uniform numbers into the strength of the operation."""
+    if name in ("flip", "flip_vertical"):
+        return True
+    suffixes = ("factor", "degrees", "fraction", "std")
+    lowest, highest = next(
+        getattr(recipe, f"{name}_{suffix}") for suffix in suffixes if hasattr(recipe, f"{name}_{suffix}")
+    )
+    if name == "scale":
+        return float(lowest * (highest / lowest) ** uniform[0])
+    if name == "rotate" and recipe.rotate_step:
+        count = int((highest - lowest) / recipe.rotate_step + 1e-9) + 1
+        return float(lowest + recipe.rotate_step * int(uniform[0] * count))
+    values = [float(lowest + (highest - lowest) * value) for value in uniform]
+    if name == "crop":
+        return values[:2] + [float(value) for value in uniform[2:]]
+    return values[:2] if name in ("affine", "translate") else values[0]
+
+
+def plan_warp(
+    size: tuple[int, int],
+    operations: Mapping[str, Any],
+    rng: np.random.Generator,
+    *,
+    crop_size: tuple[int, int] | None = None,
+) -> Warp:
+    """Compose the geometric operations to one matrix.
+
+    Args:
+        size: `(height, width)` of the picture.
+        operations: as `draw_operations` gives them; others than geometric ones are passed over.
+        rng: draws the place of the window of `crop_size`.
+        crop_size: `(height, width)` of the output, or None.
+    """
+    factor = operations.get("scale", 1.0)
+    scaled = tuple(min(MAX_SIDE, max(1, round(side * factor))) for side in size)
+    linear = _linear_part(operations)
+    picture = np.array(scaled[::-1], dtype=np.float64)  # (width, height)
+    # The canvas just holds the picture; the tolerance keeps quarter turns exact.
+    canvas = np.maximum(1, np.floor(np.abs(linear) @ picture + 1e-6))
+    shift = np.array(operations.get("translate", (0.0, 0.0)))[::-1]
+    offset = canvas / 2 - linear @ picture / 2 + np.rint(shift * canvas)
+    if "crop" in operations:
+        fractions, places = np.reshape(operations["crop"], (2, 2))[:, ::-1]
+        window = np.maximum(1, np.rint(canvas * fractions))
+        offset = offset - np.floor(places * (canvas - window + 1))
+        canvas = window
+    matrix = np.vstack([np.column_stack([linear, offset]), [0.0, 0.0, 1.0]])
+    if crop_size is not None:
+        window = np.array(crop_size[::-1], dtype=np.float64)
+        matrix[:2, 2] -= _window_origin(matrix, picture, canvas, window, rng)
+        canvas = window
+    return Warp(size, (scaled[0], scaled[1]), matrix, (int(canvas[1]), int(canvas[0])))
+
+
+def _linear_part(operations: Mapping[str, Any]) -> np.ndarray:
+    """`(2, 2)` of flips, then shear, then rotation; whole numbers where it is one of the eight symmetries."""
+    flips = np.diag([-1.0 if "flip" in operations else 1.0, -1.0 if "flip_vertical" in operations else 1.0])
+    shear_y, shear_x = np.tan(np.deg2rad(operations.get("affine", (0.0, 0.0))))
+    shear = np.array([[1.0, shear_x], [shear_y, 1.0]])
+    angle = np.deg2rad(operations.get("rotate", 0.0))
+    # y runs downwards, so this turns counter-clockwise.
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    linear = rotation @ shear @ flips
+    nearest = np.rint(linear)
+    return np.where(np.abs(linear - nearest) < 1e-12, nearest, linear)
+
+
+def _window_origin(
+    matrix: np.ndarray, picture: np.ndarray, canvas: np.ndarray, window: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """`(x, y)` of a window: of ten random places the first that mostly shows the picture, or the best."""
+    spare = canvas - window
+    places = np.floor(rng.random((WINDOW_TRIES, 2)) * (np.abs(spare) + 1)) + np.minimum(spare, 0)
+    grid = (np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) + 0.5) / 8 * window
+    points = places[:, None] + grid[None]  # (tries, 64, 2)
+    source = (points - matrix[:2, 2]) @ np.linalg.inv(matrix[:2, :2]).T
+    inside = ((source >= 0) & (source <= picture)).all(axis=-1).mean(axis=-1)
+    enough = np.flatnonzero(inside >= ENOUGH_VALID)
+    return places[enough[0] if enough.size else inside.argmax()]
+
+
+def _change_values(image: Image.Image, operations: Mapping[str, Any], rng: np.random.Generator) -> Image.Image:
+    """Apply the operations that change values, not places."""
+    if "resolution" in operations:
+        size = [image.height, image.width]
+        small = [max(1, round(side * operations["resolution"])) for side in size]
+        image = transforms.resize(image, small, interpolation=InterpolationMode.BILINEAR, antialias=True)
+        image = transforms.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+    if "brightness" in operations:
+        image = transforms.adjust_brightness(image, operations["brightness"])
+    if "contrast" in operations:
+        image = transforms.adjust_contrast(image, operations["contrast"])
+    if "sharpen" in operations:
+        image = transforms.adjust_sharpness(image, operations["sharpen"])
+    if "noise" in operations:
+        noise = rng.standard_normal((image.height, image.width, 3), dtype=np.float32)
+        noisy = np.asarray(image) + noise * np.float32(255 * operations["noise"])
+        image = Image.fromarray(np.rint(noisy).clip(0, 255).astype(np.uint8))
+    return image
+
+
+def _check_number(name: str, value: Any, lowest: float, highest: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value <= highest:
+        raise ValueError(f"{name} is {value!r}; it must be a number from {lowest:g} to {highest:g}.")
+
+
+def _checked_range(name: str, value: Any, lowest: float, highest: float) -> tuple[float, float]:
+    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
+        raise ValueError(f"{name} is {value!r}; it must be two numbers, [lowest, highest].")
+    for end in value:
+        _check_number(name, end, lowest, highest)
+    if value[0] > value[1]:
+        raise ValueError(f"{name} is {value!r}; the first number must not be larger than the second.")
+    return float(value[0]), float(value[1])
+
+
+def _checked_integers(name: str, value: Any, count: int, lowest: int, highest: int) -> tuple[int, ...]:
+    sequence = isinstance(value, (list, tuple)) and len(value) == count
+    if not sequence or not all(type(one) is int and lowest <= one <= highest for one in value):
+        raise ValueError(f"{name} is {value!r}; it must be {count} whole numbers from {lowest} to {highest}.")
+    return tuple(value)

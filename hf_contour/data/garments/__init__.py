@@ -1,0 +1,1 @@
+"""Drawn garments: the embedded data set, with exact contours."""

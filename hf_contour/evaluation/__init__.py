@@ -1,0 +1,1 @@
+"""One evaluation for both kinds of model: scores, perturbations, predictions, calibration, comparison."""

@@ -1,0 +1,265 @@
+"""Calibrate a classifier on held-out pictures: its temperature, and the confidence below which it should abstain.
+
+Both go into the config of its folder.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from hf_contour.data.samples import ContourSamples
+from hf_contour.evaluation.classes import COVERAGES, ClassEvaluationSettings, class_scores
+from hf_contour.evaluation.predictions import ClassPredictions
+from hf_contour.evaluation.run import EvaluationArguments, load_model, load_split, portable_arguments, portable_path
+from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.io import library_versions, source_commit, state_dict_sha256, write_text
+from hf_contour.metrics.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    coverage_curve,
+    fit_temperature,
+    threshold_for_accuracy,
+    thresholds_for_coverages,
+)
+from hf_contour.metrics.classification import brier_score, expected_calibration_error
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class CalibrationArguments:
+    """Settings of a calibration; `help` describes each."""
+
+    model: str = field(metadata={"help": "folder of a classifier; its config.json gets temperature and threshold"})
+    data: str = field(metadata={"help": "a folder, a file or a Hub id"})
+    data_config: str | None = _setting(None, "configuration of the data set, where it has several")
+    split: str = _setting("validation", "split to fit on: neither trained on nor tested on")
+    image_column: str = _setting("image", "column of the pictures")
+    label_column: str = _setting("label", "column of the labels")
+    batch_size: int = _setting(32, "pictures in a batch")
+    max_samples: int = _setting(0, "only the first pictures; 0: all")
+    num_workers: int = _setting(0, "processes that read pictures")
+    num_bins: int = _setting(15, "bins of the expected calibration error")
+    wanted_accuracy: list[float] = field(
+        default_factory=lambda: [0.995, 0.99, 0.999],
+        metadata={
+            "help": "find the lowest confidence from which on predictions are right so often; that of the first "
+            "becomes the abstain_threshold of config.json, the others are printed"
+        },
+    )
+    seed: int = _setting(0, "seed of the drawn garments; nothing else is drawn")
+    dry_run: bool = _setting(False, "leave config.json as it is")
+    output: str | None = _setting(None, "JSON file for the figures, such as model_cards/results/NAME-calibration.json")
+    cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
+
+    def __post_init__(self) -> None:
+        if not self.wanted_accuracy or not all(0 < accuracy <= 1 for accuracy in self.wanted_accuracy):
+            raise ValueError(f"wanted_accuracy is {self.wanted_accuracy}; expected numbers from 0 to 1, such as 0.99.")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a temperature does to confidence on the pictures that it was fitted on.
+
+    Attributes:
+        num_samples: pictures.
+        temperature_before: that the folder had.
+        temperature: that was fitted.
+        abstain_threshold_before: that the folder had.
+        abstain_threshold: the first of `abstaining`; `None` where no threshold reaches that accuracy.
+        before: `expected_calibration_error` and `brier_score` at the old temperature.
+        after: the same at the new one.
+        abstaining: for each wanted accuracy the `threshold` of confidence that reaches it, and the `coverage` and
+            `accuracy` there; `None` where no threshold does, or where pictures have several labels.
+        coverage: points of the curve of accuracy over coverage; empty where pictures have several labels.
+    """
+
+    num_samples: int
+    temperature_before: float
+    temperature: float
+    abstain_threshold_before: float
+    abstain_threshold: float | None
+    before: dict[str, float]
+    after: dict[str, float]
+    abstaining: list[dict[str, float | None]]
+    coverage: list[dict[str, float | None]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def calibrate(arguments: CalibrationArguments, *, command: str) -> Calibration:
+    """Fit temperature and threshold on a split, and write them into the folder unless `dry_run`.
+
+    Args:
+        arguments: the settings.
+        command: what to note as the command that gives these figures.
+
+    Raises:
+        ValueError: If the folder holds no classifier, or the data does not fit it.
+        OutputError: If config.json cannot be written; it is as before.
+    """
+    model = load_model(arguments.model)
+    if not isinstance(model, ContourGenderForImageClassification):
+        raise ValueError(f"{arguments.model} holds a {model.config.model_type} model; expected a contour_gender one.")
+    before = {name: float(getattr(model.config, name)) for name in ("temperature", "abstain_threshold")}
+    accelerator = Accelerator(cpu=arguments.cpu)
+    source = load_split(_data_arguments(arguments), label_names=list(model.config.id2label.values()))
+    samples = ContourSamples(source, ContourImageProcessor.from_pretrained(arguments.model), stage="gender")
+    described = {
+        "name": Path(arguments.model).resolve().name,
+        "model_type": model.config.model_type,
+        "num_parameters": model.num_parameters(),
+        "sha256": state_dict_sha256(model.state_dict()),
+    }
+    model.config.temperature = 1.0  # of this copy: the logits are wanted undivided
+    model = model.float().to(accelerator.device).eval()
+    settings = ClassEvaluationSettings(batch_size=arguments.batch_size, num_workers=arguments.num_workers)
+    _, predictions = class_scores(model, samples, accelerator, settings)
+    calibration = calibrate_predictions(
+        predictions,
+        before=before["temperature"],
+        abstain_threshold_before=before["abstain_threshold"],
+        wanted_accuracy=arguments.wanted_accuracy,
+        num_bins=arguments.num_bins,
+    )
+    if accelerator.is_main_process:
+        if not arguments.dry_run:
+            write_calibration(Path(arguments.model), calibration)
+        if arguments.output:
+            _write_figures(arguments, calibration, model=described, command=command)
+    accelerator.wait_for_everyone()
+    return calibration
+
+
+def calibrate_predictions(
+    predictions: ClassPredictions,
+    *,
+    before: float,
+    abstain_threshold_before: float = 0.0,
+    wanted_accuracy: Sequence[float] = (),
+    num_bins: int = 15,
+) -> Calibration:
+    """Fit a temperature and say what it does.
+
+    Args:
+        predictions: with logits that no temperature divides.
+        before: the temperature so far.
+        abstain_threshold_before: the threshold so far.
+        wanted_accuracy: of which thresholds are wanted; the first is for the config.
+        num_bins: of the expected calibration error.
+
+    Raises:
+        ValueError: If the likelihood has no inner optimum, as where every picture is right.
+    """
+    logits = torch.from_numpy(predictions.logits)
+    temperature = fit_temperature(logits, torch.from_numpy(predictions.labels))
+    if predictions.correct.all() or not MIN_TEMPERATURE < temperature < MAX_TEMPERATURE:
+        num_right = int(predictions.correct.sum())
+        raise ValueError(
+            f"no temperature is best: {num_right} of {len(logits)} pictures are right. Confidence is learned from "
+            "right and wrong ones, and the sure ones must be right more often; use a larger or another split."
+        )
+    after = _divided(predictions, temperature)
+    abstaining: list[dict[str, float | None]] = []
+    coverage: list[dict[str, float | None]] = []
+    if not predictions.is_multi_label:
+        confidence, correct = after.probabilities.max(axis=1), after.correct
+        for wanted in wanted_accuracy:
+            threshold = threshold_for_accuracy(confidence, correct, wanted)
+            reached = {"threshold": None, "coverage": None, "accuracy": None}
+            if threshold is not None:
+                reached = asdict(coverage_curve(confidence, correct, [threshold])[0])
+            abstaining.append({"wanted_accuracy": wanted, **reached})
+        thresholds = sorted(set(thresholds_for_coverages(confidence, COVERAGES)))
+        coverage = [asdict(point) for point in coverage_curve(confidence, correct, thresholds)]
+    return Calibration(
+        num_samples=len(logits),
+        temperature_before=before,
+        temperature=temperature,
+        abstain_threshold_before=abstain_threshold_before,
+        abstain_threshold=abstaining[0]["threshold"] if abstaining else None,
+        before=_figures(_divided(predictions, before), num_bins=num_bins),
+        after=_figures(after, num_bins=num_bins),
+        abstaining=abstaining,
+        coverage=coverage,
+    )
+
+
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    """Put temperature and threshold into `config.json`, both at once: readers see the old file or the new one.
+
+    Every other field stays, and so does the threshold where the calibration found none.
+
+    Raises:
+        ValueError: If there is no config of a classifier.
+        OutputError: If the file cannot be written; the old one is still there.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(config, Mapping) or config.get("model_type") != "contour_gender":
+        raise ValueError(f"{path} is no config of a contour_gender model, which alone is calibrated.")
+    changed = {**config, "temperature": calibration.temperature}
+    if calibration.abstain_threshold is not None:
+        changed["abstain_threshold"] = calibration.abstain_threshold
+    # As save_pretrained writes it: sorted, so that a new field stands where it would.
+    write_text(path, json.dumps(changed, indent=2, sort_keys=True) + "\n")
+
+
+def _divided(predictions: ClassPredictions, temperature: float) -> ClassPredictions:
+    return replace(predictions, logits=predictions.logits / temperature)
+
+
+def _figures(predictions: ClassPredictions, *, num_bins: int) -> dict[str, float]:
+    """Expected calibration error and Brier score, as in an evaluation; over all decisions for several labels."""
+    probabilities, labels = predictions.probabilities, predictions.labels
+    if predictions.is_multi_label:
+        confidence = np.where(predictions.predicted == 1, probabilities, 1 - probabilities)
+        right = predictions.predicted == labels
+        error = expected_calibration_error(confidence.ravel(), right.ravel(), num_bins=num_bins)
+        return {"expected_calibration_error": error, "brier_score": float(np.mean((probabilities - labels) ** 2))}
+    error = expected_calibration_error(probabilities.max(axis=1), predictions.correct, num_bins=num_bins)
+    one_hot = np.eye(probabilities.shape[1])[labels]
+    return {"expected_calibration_error": error, "brier_score": brier_score(probabilities, one_hot)}
+
+
+def _data_arguments(arguments: CalibrationArguments) -> EvaluationArguments:
+    names = ("model", "data", "data_config", "split", "image_column", "label_column", "batch_size", "max_samples")
+    return EvaluationArguments(**{name: getattr(arguments, name) for name in (*names, "seed")})
+
+
+def _write_figures(
+    arguments: CalibrationArguments, calibration: Calibration, *, model: Mapping[str, Any], command: str
+) -> None:
+    assert arguments.output is not None
+    path = Path(arguments.output)
+    content = {
+        "model": model,
+        "data": {
+            "source": portable_path(arguments.data),
+            "config": arguments.data_config,
+            "split": arguments.split,
+            "num_samples": calibration.num_samples,
+        },
+        "calibration": calibration.to_dict(),
+        "command": command,
+        "arguments": portable_arguments(arguments),
+        "seed": arguments.seed,
+        "versions": library_versions(),
+        "commit": source_commit(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,255 @@
+"""Trainings that differ in one thing each, side by side: the same budget, data and evaluation for all.
+
+A plan is a YAML file:
+
+    name: ablation_contour           # of the results file
+    data: {split: validation}        # fields of EvaluationArguments that say what to evaluate on
+    recipe: {...}                    # settings of ContourTrainingArguments that all variants share
+    seeds: [0]
+    variants:
+      reference: {}
+      nearest: {model: {unify: nearest}}       # what differs; mappings are merged field by field
+      another seed: {seeds: [1, 2], evaluation: {split: test}}   # seeds and fields of data of its own
+
+Classifiers are also compared picture by picture with those of the first variant, or of the one that a variant names as
+`paired_with`, that have the same seeds.
+
+Runs that are finished are not made again, and a run that another process is making is left to it, so the same command
+goes on after a stop, and several processes can share a plan.
+"""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from hf_contour.evaluation.cost import multiply_adds
+from hf_contour.evaluation.predictions import ClassPredictions, join_predictions, pair_predictions, read_predictions
+from hf_contour.evaluation.run import EvaluationArguments, evaluate, load_model
+from hf_contour.io import library_versions, source_commit
+from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training.checkpoints import FolderInUseError
+from hf_contour.training.run import run_stage
+
+EVALUATION_FILE = "evaluation.json"
+PREDICTIONS_FILE = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare; see the head of this file.
+
+    Raises:
+        ValueError: If a part is missing or not of the form that the head of this file shows.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    data: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+
+    def __post_init__(self) -> None:
+        for part in ("recipe", "variants", "data"):
+            if not isinstance(getattr(self, part), dict):
+                raise ValueError(f"the plan's {part} is {getattr(self, part)!r}; expected a mapping.")
+        if not self.variants:
+            raise ValueError("the plan has no variants; name at least one.")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training of a plan."""
+
+    variant: str
+    changes: dict[str, Any]
+    arguments: ContourTrainingArguments
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    paired_with: str | None = None
+
+
+def read_plan(path: Path) -> Plan:
+    """Reads a plan.
+
+    Raises:
+        ValueError: If the file does not hold one; names it and what is wrong.
+    """
+    try:
+        return Plan(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is no plan: {error}") from error
+
+
+def planned_runs(plan: Plan, *, output_dir: str, settings: Mapping[str, Any]) -> list[PlannedRun]:
+    """All trainings of a plan, variant by variant.
+
+    Args:
+        plan: what to compare.
+        output_dir: folder of the runs.
+        settings: further settings of all trainings, such as `data` and `torch_threads`; a variant may change them.
+
+    Raises:
+        ValueError: For an impossible setting; names the variant.
+    """
+    runs = []
+    for variant, given in plan.variants.items():
+        changes = dict(given or {})
+        evaluation = {**plan.data, **changes.pop("evaluation", {})}
+        paired_with = changes.pop("paired_with", next(iter(plan.variants)))
+        if paired_with not in plan.variants:
+            raise ValueError(f"variant {variant!r}: paired_with is {paired_with!r}, which is no variant of the plan.")
+        for seed in changes.pop("seeds", plan.seeds):
+            values = merged(merged(plan.recipe, settings), changes)
+            run_name = f"{plan.name}/{variant.replace(' ', '_')}-seed{seed}"
+            try:
+                arguments = ContourTrainingArguments(
+                    **{**values, "seed": seed, "run_name": run_name, "output_dir": output_dir}
+                )
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"variant {variant!r}: {error}") from error
+            runs.append(PlannedRun(variant, changes, arguments, evaluation, paired_with))
+    return runs
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, mappings merged field by field; neither is changed."""
+    result = copy.deepcopy(dict(base))
+    for key, value in changes.items():
+        both_map = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both_map else copy.deepcopy(value)
+    return result
+
+
+def run_comparison(plan: Plan, runs: Sequence[PlannedRun], *, command: str) -> Iterator[dict[str, Any]]:
+    """Makes the runs one after the other.
+
+    Args:
+        plan: what is compared.
+        runs: those of its runs to make, as `planned_runs` gives them.
+        command: noted in the evaluation of each.
+
+    Yields:
+        The row of each run; nothing for one that another process is making.
+    """
+    for run in runs:
+        try:
+            training = run_stage(run.arguments)
+        except FolderInUseError:
+            continue
+        path = run.arguments.folder / EVALUATION_FILE
+        if not path.exists():
+            evaluate(evaluation_arguments(plan, run, output=path), command=command)
+        yield comparison_row(run, training, json.loads(path.read_text(encoding="utf-8")))
+
+
+def evaluation_arguments(plan: Plan, run: PlannedRun, *, output: Path) -> EvaluationArguments:
+    """How the model of a run is evaluated."""
+    arguments = run.arguments
+    shared = {
+        "model": str(arguments.folder / "model"),
+        "data": arguments.data,
+        "data_config": arguments.data_config,
+        "output": str(output),
+        "name": f"{plan.name}-{arguments.run_name}",
+        "cpu": arguments.cpu,
+    }
+    if arguments.stage == "gender":
+        shared["predictions"] = str(arguments.folder / PREDICTIONS_FILE)
+    return EvaluationArguments(**{**shared, **run.evaluation})
+
+
+def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the comparison keeps of a run: what differed, what it cost, its single-number scores and parts of them."""
+    scores = {key: value for key, value in evaluation["scores"].items() if isinstance(value, int | float)}
+    disturbed = {
+        **evaluation["scores"].get("colour_reliance", {}),
+        **evaluation["scores"].get("contour_contribution", {}),
+    }
+    return {
+        "variant": run.variant,
+        "changes": run.changes,
+        "seed": run.arguments.seed,
+        "weights": training["model"]["weights"],
+        "multiply_adds": _multiply_adds(run.arguments),
+        "steps": training["training"]["steps"],
+        "num_samples_seen": training["training"]["num_samples_seen"],
+        "seconds": training["training"]["seconds"],
+        "images_per_second": training["training"]["images_per_second"],
+        "last_loss": training["training"]["last_loss"],
+        "converged_step": training["training"]["converged_step"],
+        "data_sha256": training["identity"]["data_sha256"],
+        "scores": scores,
+        "while_training": {
+            split: {name: figures[name] for name in ("loss", "accuracy") if name in figures}
+            for split, figures in training["evaluation"].items()
+        },
+        "slices": {part["name"]: part["accuracy"] for part in evaluation["scores"].get("slices", [])},
+        "disturbed": {name: figures["accuracy"] for name, figures in disturbed.items()},
+    }
+
+
+def paired_variants(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
+    """Each variant of classifiers against the one it is paired with, on the same pictures and with the same seeds.
+
+    The pictures of all seeds that both have are put together, and near duplicates are resampled as wholes over all of
+    them, so that the interval is that of the mean over these seeds; it says nothing about other seeds.
+
+    Args:
+        runs: all of them, trained and evaluated.
+
+    Returns:
+        Variant -> `with`, `seeds`, and `all` and `slices` as `pair_predictions` gives them. Empty for extractors.
+    """
+    if any(run.arguments.stage != "gender" for run in runs):
+        return {}
+    predictions: dict[str, dict[int, ClassPredictions]] = {}
+    for run in runs:
+        found = read_predictions(run.arguments.folder / PREDICTIONS_FILE)
+        predictions.setdefault(run.variant, {})[run.arguments.seed] = found
+    paired = {}
+    for name, other in {run.variant: run.paired_with for run in runs}.items():
+        seeds = [seed for seed in predictions[name] if seed in predictions.get(other or name, {})]
+        if other is None or other == name or not seeds:
+            continue
+        first, second = (join_predictions([predictions[variant][seed] for seed in seeds]) for variant in (other, name))
+        paired[name] = {"with": other, "seeds": seeds, **pair_predictions(first, second)}
+        for figures in (paired[name]["all"], *paired[name]["slices"]):
+            del figures["mcnemar_p"]  # it would take the seeds for independent pictures
+    return paired
+
+
+def comparison_results(
+    plan: Plan, runs: Sequence[PlannedRun], rows: Sequence[Mapping[str, Any]], *, command: str
+) -> dict[str, Any]:
+    """The content of the results file.
+
+    Args:
+        plan: what was compared.
+        runs: all of its runs.
+        rows: of `run_comparison`, one for each of them.
+        command: that made the file.
+    """
+    paired = paired_variants(runs)
+    return {
+        "comparison": plan.name,
+        "command": command,
+        "recipe": plan.recipe,
+        "evaluated_on": plan.data,
+        "rows": list(rows),
+        **({"paired": paired} if paired else {}),
+        "versions": library_versions(),
+        "commit": source_commit(),
+    }
+
+
+def _multiply_adds(arguments: ContourTrainingArguments, *, size: tuple[int, int] = (320, 480)) -> int:
+    """Of one picture: of `size` for extractors, of the size that they see for classifiers."""
+    model = load_model(str(arguments.folder / "model"))
+    height, width = arguments.image_size or size
+    num_channels = getattr(model.config, "num_channels", 3)  # a classifier takes 3
+    return multiply_adds(model, torch.zeros(1, num_channels, height, width))

@@ -1,0 +1,37 @@
+"""One table of a classifier's evaluation: all pictures, each slice, each disturbance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_contour.hub.card_tables import markdown_table
+
+HEADER = ["pictures", "number", "groups", "accuracy (95 % interval)", "balanced accuracy", "lost (95 % interval)"]
+
+
+def class_summary(scores: Mapping[str, Any]) -> str:
+    """A Markdown table of the scores of a results file; those of older files have only the row of all pictures."""
+    rows = [_row("all", scores), *(_row(part["name"], part) for part in scores.get("slices", []))]
+    for kind in ("colour_reliance", "contour_contribution"):
+        rows += [_disturbed_row(name, figures) for name, figures in scores.get(kind, {}).items()]
+    return markdown_table(HEADER, rows)
+
+
+def _row(name: str, figures: Mapping[str, Any]) -> list[str]:
+    balanced = figures.get("balanced_accuracy")
+    return [
+        name,
+        str(figures["num_samples"]),
+        str(figures["num_groups"]),
+        _with_interval(figures["accuracy"], figures["accuracy_interval"]),
+        "-" if balanced is None else f"{balanced:.4f}",
+        "",
+    ]
+
+
+def _disturbed_row(name: str, figures: Mapping[str, Any]) -> list[str]:
+    lost = _with_interval(figures["accuracy_lost"], figures["accuracy_lost_interval"])
+    return [name.replace("_", " "), "", "", f"{figures['accuracy']:.4f}", "", lost]
+
+
+def _with_interval(value: float, interval: Sequence[float]) -> str:
+    return f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})"

@@ -1,0 +1,1 @@
+"""Sharing models: cards, publishing, verification, and ImageNet weights for backbones."""

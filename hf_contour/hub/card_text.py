@@ -1,0 +1,176 @@
+"""The words of model cards: the template, and what must be said about data, weights and the method."""
+
+from dataclasses import dataclass
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ summary }}
+
+{{ architecture }}
+
+## Use
+
+```python
+{{ usage }}
+```
+
+The folder carries the model's code (`trust_remote_code=True` runs it). With the package `hf_contour` installed and
+imported, it is not needed.{% if abstaining %}
+
+{{ abstaining }}{% endif %}
+
+## Intended use
+
+{{ intended_use }}
+
+**Not intended:** {{ unintended_use }}
+
+## Results
+
+{{ results }}
+
+All figures are from files that the commands above wrote; nothing here is typed by hand.
+
+## Training
+
+{% for source in sources %}- **{{ source.title }}** ({{ source.teaches }}): {{ source.statement }} \
+Licence: {{ source.license }}
+{% endfor %}{% for weights in starting_weights %}- **Starting weights** of `{{ weights.architecture }}`: ImageNet \
+weights from the Python package `{{ weights.package }}` {{ weights.version }} ({{ weights.license }}), file SHA-256 \
+`{{ weights.sha256 }}`.
+{% endfor %}{% if not starting_weights %}- No pretrained weights were used.
+{% endif %}
+{% if commands %}```bash
+{{ commands | join("\\n") }}
+```
+{% endif %}
+## Limits
+
+{% for limit in limits %}- {{ limit }}
+{% endfor %}
+## Licence, patent and sources
+
+- Code: Apache-2.0. {{ weights_license }}
+- {{ patent }}
+{% for citation in citations %}
+```bibtex
+{{ citation }}
+```
+{% endfor %}"""
+
+CLASSIFIER_USE = (
+    "Sorting pictures of garments by the section that they are sold in ({labels}), as one sign among others, with "
+    "the scores above a threshold that fits the cost of a mistake. It looks at one picture of one garment."
+)
+CLASSIFIER_MISUSE = (
+    "guessing the gender of a person, or anything else about a person. The labels are the shop's sections, not the "
+    "people who wear the garments. Many of the photographs show people all the same, so the model can read the wearer "
+    "where it should read the garment, and what it learned from models of one shop says nothing about anybody's "
+    "gender. Pictures of people without regard to what is sold are outside of what was tested."
+)
+ABSTAINING = (
+    "Where a wrong answer costs more than none: with `hf_contour` imported, `classify(picture, abstain=True)` gives "
+    '`[{{"label": None, "score": ...}}]` for a picture whose best score lies below {threshold:.6g}, the '
+    "`abstain_threshold` of `config.json`. It was chosen on held-out pictures, together with the temperature."
+)
+EXTRACTOR_USE = (
+    "Contour features for another network, and contour maps of photographs. The maps need the single-channel layer, "
+    "which this folder holds; `ContourExtractorModel.from_pretrained` leaves it behind."
+)
+EXTRACTOR_MISUSE = "cutting out objects exactly, or anything where a missed or a false contour does harm."
+
+PATENT = (
+    "The method stands in CN113298092B, an active patent in China. The licences here are about copyright and grant "
+    "no right to that patent."
+)
+RESEARCH_ONLY = "Weights: for non-commercial research and education only, since BSDS500 was made available for that."
+FREE_WEIGHTS = "Weights: Apache-2.0."
+GENERAL_LIMIT = (
+    "Scores hold for pictures like those of the split that they were measured on; expect lower ones on other kinds of "
+    "pictures, other shops, times and places."
+)
+CLASSIFIER_LIMIT = "Pictures are brought to a small size before they are read; details below it are lost."
+GARMENTS_ONLY_LIMIT = (
+    "On the {num_samples} pictures of {data} with hardly any skin ({name}: garments alone, or on a cropped body), "
+    "accuracy was {part}, against {whole} on all. This is the figure to expect where no wearer helps."
+)
+EXTRACTOR_LIMIT = (
+    "Contours are drawn where people would draw them; texture and shadows are mistaken for them at times."
+)
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What a card says about a data set that a model was trained on.
+
+    Attributes:
+        title: its name.
+        teaches: what a model learns from it.
+        statement: where it comes from, in a sentence or two.
+        license: of the data, as far as it is known.
+        research_only: whether that limits the weights to research and education.
+        limits: what a user of the model should know about the data.
+        citation: BibTeX, or empty.
+    """
+
+    title: str
+    teaches: str
+    statement: str
+    license: str
+    research_only: bool
+    limits: tuple[str, ...]
+    citation: str = ""
+
+
+DATA_SOURCES = {
+    "bsds500": DataSource(
+        title="BSDS500",
+        teaches="contours",
+        statement="Berkeley Segmentation Data Set, photographs with contours drawn by several people each.",
+        license='none given; its page allows downloads "for non-commercial research and educational purposes".',
+        research_only=True,
+        limits=("Contours were learnt from natural photographs (animals, landscapes, people), not from garments.",),
+        citation="""@article{arbelaez2011contour,
+  author  = {Arbelaez, Pablo and Maire, Michael and Fowlkes, Charless and Malik, Jitendra},
+  title   = {Contour Detection and Hierarchical Image Segmentation},
+  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  volume  = {33},
+  number  = {5},
+  pages   = {898--916},
+  year    = {2011}
+}""",
+    ),
+    "myntra_gender": DataSource(
+        title="Fashion Product Images (Small)",
+        teaches="classes",
+        statement=(
+            "Product photographs and catalogue fields of the Indian shop Myntra, published by Param Aggarwal on "
+            "Kaggle (`paramaggarwal/fashion-product-images-small`); the label is the catalogue's section."
+        ),
+        license=(
+            "reported to be MIT (a second-hand statement, the original page was not seen). The photographs were made "
+            "for Myntra and its brands and many show people; none is in this folder."
+        ),
+        research_only=False,
+        limits=(
+            "Most topwear in the training photographs is worn by a person, so the model may read the person and not "
+            "the garment.",
+            "The photographs are of an Indian catalogue of 2008 to 2018; brands and dress are specific to it.",
+            "Some kinds of garment (sarees, dresses, trunks) occur in one section only.",
+            "The labels are the shop's and not free of mistakes; a garment of any other section gets one of the "
+            "labels of this model all the same.",
+        ),
+    ),
+    "embedded": DataSource(
+        title="Drawn garments",
+        teaches="contours and classes",
+        statement="Outlines of garments drawn by `hf_contour.data.garments.drawing`, with exact contours.",
+        license="Apache-2.0, like the code.",
+        research_only=False,
+        limits=("The garments are drawings: the scores say that the program runs, not how it does on photographs.",),
+    ),
+}

@@ -1,0 +1,240 @@
+"""Tables of comparisons, of speed and of faults in Markdown, rendered from their results files.
+
+In a text, a table stands between `<!-- KIND: NAME -->`, the kind one of `TABLES`, and `<!-- end NAME -->`, where
+`model_cards/results/NAME.json` holds the figures.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from hf_contour.hub.card_tables import GARMENTS_ONLY, markdown_table
+
+KINDS = "comparison|speed|training_speed|decoding_speed|faults"
+MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
+# The score that a comparison of extractors is ranked by, and those shown beside it.
+COMPARED_SCORES = ("ods", ("ois", "ap", "r50"))
+
+COUNTS = ("injected", "tried", "lost")
+# What each module of fault tests shows.
+SHOWN = {
+    "test_kill_and_resume": "a training killed at any moment, mostly while it saves, goes on to the same bits",
+    "test_checkpoint_faults": "a fault at any call of a save, or damage to the newest checkpoint: one still loads",
+    "test_failing_runs": "full, read-only and vanishing folders: path and bytes are named, nothing partial stays",
+    "test_signals": "signals under `python`, `accelerate launch` and `torchrun`: saved within a step, no process left",
+    "test_non_finite": "NaN and infinity in pictures, loss, gradient or weights never reach a checkpoint",
+    "test_hostile_pictures": "broken, odd and enormous pictures are read, converted or refused, none for over 2 s",
+    "test_soak": "10,000 calls, 8 threads and 4 processes: the same answers, no growth",
+    "test_properties": "sizes, channels and batches of any kind give finite features of the stated shape",
+    "test_label_faults": "wrong labels cost accuracy, not the run",
+    "test_hostile_configs": "configs with paths, addresses and absurd sizes are refused, and nothing is opened",
+    "test_hostile_weights": "damaged weights and foreign code are refused, and no code runs",
+    "test_verify": "`hf_contour verify` finds every damage to a model folder",
+    "test_offline": "without a network each command works, or ends within 2 s with the name of what is missing",
+}
+
+
+def comparison_table(results: Mapping[str, Any]) -> str:
+    """A row for each variant: its cost, its scores as means over seeds, and the difference to another variant.
+
+    Args:
+        results: as `comparison.comparison_results` gives them.
+    """
+    groups = _rows_of_variants(results)
+    if "accuracy" in results["rows"][0]["scores"]:
+        return _class_comparison_table(results, groups)
+    reference = next(iter(groups.values()))
+    main, others = COMPARED_SCORES
+    base = _mean_score(reference, main)
+    header = ["variant", "weights", "million multiply-adds", main.upper() if len(main) < 5 else main]
+    header += ["difference", *(name.upper() if len(name) < 5 else name.replace("_", " ") for name in others)]
+    lines = []
+    for variant, rows in groups.items():
+        scores = [row["scores"][main] for row in rows]
+        spread = f" ({min(scores):.3f} to {max(scores):.3f}, {len(scores)} seeds)" if len(scores) > 1 else ""
+        lines.append(
+            [
+                variant,
+                f"{rows[0]['weights']:,}",
+                f"{rows[0]['multiply_adds'] / 1e6:,.0f}",
+                f"{mean(scores):.3f}{spread}",
+                "" if rows is reference else f"{mean(scores) - base:+.3f}",
+                *(f"{_mean_score(rows, name):.3f}" for name in others),
+            ]
+        )
+    return markdown_table(header, lines)
+
+
+def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A row for each variant: cost, accuracy on the parts that a garment's shape decides, and paired differences."""
+    paired = results.get("paired", {})
+    has_validation = "validation" in results["rows"][0]["while_training"]
+    header = ["variant", "weights", "million multiply-adds", *(["validation"] if has_validation else []), "accuracy"]
+    header += ["compared with", "difference (95 % interval)", "garments only", "difference (95 % interval)"]
+    header += ["colours permuted", "steps to converge"]
+    lines = []
+    for variant, rows in groups.items():
+        validation = [mean(row["while_training"]["validation"]["accuracy"] for row in rows)] if has_validation else []
+        parts = {part["name"]: part for part in paired.get(variant, {}).get("slices", [])}
+        permuted = [row["disturbed"]["channels_permuted"] for row in rows if row["disturbed"]]
+        converged = [row["converged_step"] for row in rows if row["converged_step"] is not None]
+        lines.append(
+            [
+                variant,
+                f"{rows[0]['weights']:,}",
+                f"{rows[0]['multiply_adds'] / 1e6:,.0f}",
+                *(f"{one:.4f}" for one in validation),
+                f"{_mean_score(rows, 'accuracy'):.4f}",
+                paired.get(variant, {}).get("with", ""),
+                _difference(paired.get(variant, {}).get("all")),
+                f"{mean(row['slices'][GARMENTS_ONLY] for row in rows):.3f}",
+                _difference(parts.get(GARMENTS_ONLY)),
+                f"{mean(permuted):.3f}" if len(permuted) == len(rows) else "",
+                f"{median(converged):.0f}" if len(converged) == len(rows) else "not reached",
+            ]
+        )
+    return markdown_table(header, lines)
+
+
+def speed_table(results: Mapping[str, Any]) -> str:
+    """A row for each model that was timed.
+
+    Args:
+        results: as `benchmark.benchmark_extractors` gives them.
+    """
+    header = ["model", "picture", "weights", "million multiply-adds", "median ms", "time relative to the first row"]
+    rows = [
+        [
+            row["name"],
+            f"{row['height']}x{row['width']}",
+            f"{row['num_parameters']:,}",
+            f"{row['multiply_adds'] / 1e6:,.0f}",
+            f"{row['median_ms']:.1f}",
+            f"{row['ratio']:.2f}",
+        ]
+        for row in results["rows"]
+    ]
+    return markdown_table(header, rows)
+
+
+def training_speed_table(results: Mapping[str, Any]) -> str:
+    """A row for each classifier that was timed in training and in use.
+
+    Args:
+        results: as `training_benchmark.benchmark_classifiers` gives them.
+    """
+    header = ["model", "picture", "weights", "trained weights", "million multiply-adds", "training: ms a picture"]
+    header += ["pictures a second relative to the first row", "in use, alone: ms", "time relative to the first row"]
+    header += ["in use, in batches: ms a picture", "time relative to the first row"]
+    rows = [
+        [
+            row["name"],
+            f"{row['height']}x{row['width']}",
+            f"{row['num_parameters']:,}",
+            f"{row['num_trained_parameters']:,}",
+            f"{row['multiply_adds'] / 1e6:,.0f}",
+            f"{row['training_ms']:.1f}",
+            f"{row['training_ratio']:.2f}",
+            f"{row['batch_1_ms']:.1f}",
+            f"{1 / row['batch_1_ratio']:.2f}",
+            f"{row['batch_ms']:.1f}",
+            f"{1 / row['batch_ratio']:.2f}",
+        ]
+        for row in results["rows"]
+    ]
+    return markdown_table(header, rows)
+
+
+def decoding_speed_table(results: Mapping[str, Any]) -> str:
+    """A row for each size of JPEG file that was read in full and at reduced scale.
+
+    Args:
+        results: as `decoding_benchmark.benchmark_decoding` gives them.
+    """
+    header = ["JPEG file", "in full: ms", "reduced: ms", "times as fast", "mean difference of the pixels (0 to 255)"]
+    rows = [
+        [
+            f"{row['height']}x{row['width']}",
+            f"{row['full_ms']:.1f}",
+            f"{row['reduced_ms']:.1f}",
+            f"{row['times_as_fast']:.1f}",
+            f"{row['mean_difference']:.2f}",
+        ]
+        for row in results["rows"]
+    ]
+    return markdown_table(header, rows)
+
+
+def faults_table(results: Mapping[str, Any]) -> str:
+    """A row for each module of fault tests, and one for all.
+
+    Args:
+        results: as `pytest -m faults --fault_report FILE` writes them.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for name, row in results["rows"].items():
+        groups.setdefault(Path(name.partition("::")[0]).stem, []).append(row)
+    lines = []
+    for module, rows in groups.items():
+        ran = [row for row in rows if row["outcome"] != "skipped"]
+        failed = sum(row["outcome"] == "failed" for row in ran)
+        lines.append([SHOWN.get(module, module), len(ran), failed, *(_count(ran, name) for name in COUNTS)])
+    lines.append(["in all", *(sum(line[column] for line in lines) for column in range(1, 6))])
+    header = ["what was tried", "tests", "failed", "faults injected", "inputs tried", "lost"]
+    return markdown_table(header, [[line[0], *(f"{count:,}" for count in line[1:])] for line in lines])
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "comparison": comparison_table,
+    "speed": speed_table,
+    "training_speed": training_speed_table,
+    "decoding_speed": decoding_speed_table,
+    "faults": faults_table,
+}
+
+
+def fill_named_tables(text: str, folder: Path) -> str:
+    """Put the tables of the results files of a folder between the markers of a text.
+
+    Raises:
+        ValueError: If a marker has no end, or its file is missing.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        path = folder / f"{match['name']}.json"
+        if not path.is_file():
+            raise ValueError(f"a marker asks for {path}, which is not there.")
+        results = json.loads(path.read_text(encoding="utf-8"))
+        return f"{match[1]}{TABLES[match['kind']](results)}\n{match[4]}"
+
+    filled, count = MARKER.subn(fill, text)
+    if len(re.findall(rf"<!-- (?:{KINDS}): ", text)) != count:
+        raise ValueError(
+            "a table marker has no counterpart; expected <!-- comparison: NAME --> ... <!-- end NAME -->."
+        )
+    return filled
+
+
+def _rows_of_variants(results: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results["rows"]:
+        groups.setdefault(row["variant"], []).append(row)
+    return groups
+
+
+def _difference(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    low, high = figures["difference_interval"]
+    return f"{figures['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _mean_score(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return mean(row["scores"][name] for row in rows)
+
+
+def _count(rows: Sequence[Mapping[str, Any]], name: str) -> int:
+    return sum(int(row["counts"].get(name, 0)) for row in rows)

@@ -1,0 +1,1 @@
+"""Using trained models: prediction in bulk, explanation, embeddings, export."""

@@ -1,0 +1,1 @@
+"""The BSDS boundary benchmark: ODS, OIS and AP."""

@@ -1,0 +1,52 @@
+"""Reading JPEG files in full and at reduced scale is timed in turns, and what the pictures lose is told."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_contour import decoding_benchmark
+from hf_contour.data.garments.drawing import draw_garment
+from hf_contour.decoding_benchmark import benchmark_decoding
+from hf_contour.image_processing_contour import ContourImageProcessor
+
+
+def test_files_are_read_both_ways(monkeypatch):
+    clock = iter(range(100))  # every reading takes one second
+    monkeypatch.setattr("hf_contour.evaluation.cost.time.perf_counter", lambda: next(clock))
+    results = benchmark_decoding([(96, 64), (97, 64)], image_size=(24, 16), num_pictures=2, num_rounds=2)
+    assert json.loads(json.dumps(results)) == results
+    even, odd = results["rows"]
+    assert (even["full_ms"], even["reduced_ms"], even["times_as_fast"]) == (500, 500, 1)
+    assert odd["mean_difference"] == 0  # nothing divides 97
+
+    differences, sizes = [], []
+    for index in range(2):
+        file = io.BytesIO()
+        draw_garment(index, size=(96, 64)).image.save(file, "JPEG", quality=90)
+        quarter = Image.open(file)
+        quarter.draft("RGB", (16, 24))
+        assert quarter.size == (16, 24)
+        processor = ContourImageProcessor(size={"height": 24, "width": 16}, do_normalize=False)
+        whole = processor(file.getvalue(), return_tensors="np")["pixel_values"][0] * 255
+        differences.append(np.abs(whole - np.asarray(quarter, dtype=float).transpose(2, 0, 1)).mean())
+        sizes.append(len(file.getvalue()))
+    assert even["mean_difference"] == pytest.approx(np.mean(differences), abs=1e-3)
+    assert even["mean_difference"] > 0.1
+    assert even["mean_bytes"] == sum(sizes) // 2
+
+
+@pytest.mark.parametrize("setting", ["num_pictures", "num_rounds", "threads"])
+def test_impossible_counts_are_refused(setting):
+    with pytest.raises(ValueError, match=f"{setting} is 0"):
+        benchmark_decoding([(32, 32)], image_size=(16, 16), **{setting: 0})
+
+
+def test_impossible_sizes_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match="8"):
+        benchmark_decoding([(8, 32)], image_size=(16, 16))
+    monkeypatch.setattr(decoding_benchmark, "time_side_by_side", None)  # nothing is timed before
+    with pytest.raises(ValueError, match="size"):
+        benchmark_decoding([(32, 32)], image_size=(0, 16))

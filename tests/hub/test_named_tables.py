@@ -1,0 +1,125 @@
+"""Tables of comparisons, speed and faults say what the files say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_contour.hub.named_tables import (
+    SHOWN,
+    comparison_table,
+    decoding_speed_table,
+    faults_table,
+    fill_named_tables,
+    speed_table,
+    training_speed_table,
+)
+
+
+def row(variant, ods, seed=0, weights=1000):
+    scores = {"ods": ods, "ois": ods + 0.01, "ap": ods - 0.1, "r50": 0.5, "loss": 1.0}
+    return {"variant": variant, "seed": seed, "weights": weights, "multiply_adds": 123_456_789, "scores": scores}
+
+
+COMPARISON = {"rows": [row("reference", 0.70), row("reference", 0.72, seed=1), row("sum", 0.69, weights=900)]}
+SPEED = {
+    "rows": [
+        {"name": "resnet18", "height": 224, "width": 224, "num_parameters": 11_000_000, "multiply_adds": 18e8,
+         "median_ms": 30.04, "ratio": 1.0},
+        {"name": "tiny", "height": 320, "width": 480, "num_parameters": 99_000, "multiply_adds": 5e8,
+         "median_ms": 12.0, "ratio": 0.4},
+    ]
+}  # fmt: skip
+
+
+def test_a_comparison_has_means_spreads_and_differences():
+    lines = comparison_table(COMPARISON).splitlines()
+    assert lines[0] == "| variant | weights | million multiply-adds | ODS | difference | OIS | AP | R50 |"
+    assert lines[2:] == [
+        "| reference | 1,000 | 123 | 0.710 (0.700 to 0.720, 2 seeds) |  | 0.720 | 0.610 | 0.500 |",
+        "| sum | 900 | 123 | 0.690 | -0.020 | 0.700 | 0.590 | 0.500 |",
+    ]
+
+
+def class_row(variant, seed, accuracy, converged):
+    return {
+        "variant": variant,
+        "seed": seed,
+        "weights": 5000,
+        "multiply_adds": 98_600_000,
+        "converged_step": converged,
+        "while_training": {"validation": {"accuracy": accuracy - 0.01}},
+        "scores": {"accuracy": accuracy},
+        "slices": {"skin_fraction <= 0.02": accuracy - 0.1},
+        "disturbed": {"channels_permuted": accuracy - 0.2},
+    }
+
+
+def test_a_comparison_of_classifiers_shows_paired_differences():
+    rows = [class_row("alone", 0, 0.95, 40), class_row("alone", 1, 0.97, 60), class_row("method", 0, 0.98, None)]
+    paired = {"difference": 0.02, "difference_interval": [0.01, 0.03]}
+    part = {"name": "skin_fraction <= 0.02", "difference": -0.005, "difference_interval": [-0.02, 0.01]}
+    results = {"rows": rows, "paired": {"method": {"with": "alone", "all": paired, "slices": [part]}}}
+    lines = comparison_table(results).splitlines()
+    assert lines[2] == "| alone | 5,000 | 99 | 0.9500 | 0.9600 |  |  | 0.860 |  | 0.760 | 50 |"
+    assert lines[3] == (
+        "| method | 5,000 | 99 | 0.9700 | 0.9800 | alone | +0.0200 (+0.0100 to +0.0300) | 0.880 | "
+        "-0.0050 (-0.0200 to +0.0100) | 0.780 | not reached |"
+    )
+
+
+def test_speed_is_relative_to_the_first_row():
+    assert speed_table(SPEED).splitlines()[-1] == "| tiny | 320x480 | 99,000 | 500 | 12.0 | 0.40 |"
+
+
+def test_training_is_compared_by_pictures_a_second_and_use_by_time():
+    row = {
+        "name": "fast", "height": 96, "width": 64, "num_parameters": 5_000_000, "num_trained_parameters": 4_900_000,
+        "multiply_adds": 70e6, "training_ms": 20.04, "training_ratio": 0.9, "batch_1_ms": 12.0, "batch_1_ratio": 0.8,
+        "batch_ms": 5.0, "batch_ratio": 0.5,
+    }  # fmt: skip
+    line = training_speed_table({"rows": [row]}).splitlines()[-1]
+    assert line == "| fast | 96x64 | 5,000,000 | 4,900,000 | 70 | 20.0 | 0.90 | 12.0 | 1.25 | 5.0 | 2.00 |"
+
+
+def test_decoding_has_a_row_for_each_size():
+    row = {"height": 800, "width": 600, "mean_bytes": 9, "full_ms": 5.04, "reduced_ms": 2.0, "times_as_fast": 2.52,
+           "mean_difference": 0.756}  # fmt: skip
+    assert decoding_speed_table({"rows": [row]}).splitlines()[-1] == "| 800x600 | 5.0 | 2.0 | 2.5 | 0.76 |"
+
+
+def test_tables_are_put_between_their_markers(tmp_path):
+    (tmp_path / "abl.json").write_text(json.dumps(COMPARISON))
+    (tmp_path / "fast.json").write_text(json.dumps(SPEED))
+    text = "a\n<!-- comparison: abl -->\nold\n<!-- end abl -->\nb\n<!-- speed: fast -->\n<!-- end fast -->\n"
+    filled = fill_named_tables(text, tmp_path)
+    assert "old" not in filled
+    assert filled.startswith(f"a\n<!-- comparison: abl -->\n{comparison_table(COMPARISON)}\n<!-- end abl -->\nb\n")
+    assert fill_named_tables(filled, tmp_path) == filled
+
+
+@pytest.mark.parametrize("text", ["<!-- speed: fast -->\nno end", "<!-- comparison: none -->\n<!-- end none -->"])
+def test_markers_without_end_or_file_are_refused(tmp_path, text):
+    with pytest.raises(ValueError, match="marker"):
+        fill_named_tables(text, tmp_path)
+
+
+def test_faults_are_counted_by_module():
+    rows = {
+        "tests/test_soak.py::test_a": {"outcome": "passed", "counts": {"tried": 1200, "injected": 3, "lost": 0}},
+        "tests/test_soak.py::test_b[x]": {"outcome": "failed", "counts": {"injected": 4, "lost": 2, "extra": 9}},
+        "tests/test_other.py::test_c": {"outcome": "passed", "counts": {}},
+    }
+    lines = faults_table({"rows": rows}).splitlines()
+    assert lines[2].startswith("| 10,000 calls")
+    assert [line.split(" | ", 1)[1] for line in lines[2:]] == [
+        "2 | 1 | 7 | 1,200 | 2 |",
+        "1 | 0 | 0 | 0 | 0 |",
+        "3 | 1 | 7 | 1,200 | 2 |",
+    ]
+
+
+def test_every_module_of_fault_tests_has_a_row():
+    paths = Path(__file__).parents[1].rglob("test_*.py")
+    modules = {path.stem for path in paths if "\n@pytest.mark.faults" in path.read_text()}
+    assert modules == set(SHOWN)

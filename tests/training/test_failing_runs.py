@@ -1,0 +1,231 @@
+"""What a run does when it cannot go on: an exit code and a sentence, the last good checkpoint left as it was."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fault_injection import fails, fills_up, refuses, watched
+from safetensors.torch import load_file
+from tiny_training import EXTRACTOR, write_source
+
+from hf_contour.data.samples import ContourSamples
+from hf_contour.training.checkpoints import load_newest, locked_folder
+from hf_contour.training.loop import TrainingLoop
+from hf_contour.training.run import main
+
+ROOM = r"\d+ bytes and \d+ files are free at "
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_source(tmp_path_factory.mktemp("tiny") / "source", validation=2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs" / "garments" / "contour"
+
+
+@pytest.fixture
+def train(tmp_path, source, capfd):
+    """Runs the command; its exit code and its error stream."""
+    recipe = tmp_path / "recipe.yaml"
+    settings = {
+        "stage": "contour", "model": EXTRACTOR, "cpu": True, "max_steps": 4, "save_every": 1, "num_workers": 0,
+        "torch_threads": 1, "log_every": 1, "keep_checkpoints": 1, "progress": False, "num_pictures": 0,
+        "batch_size": 4, "data": str(source), "output_dir": str(tmp_path / "runs"), "ema_decay": 0.9,
+    }  # fmt: skip
+
+    def command(*flags):
+        recipe.write_text(json.dumps(settings))
+        code = main(["--recipe", str(recipe), *flags])
+        return code, capfd.readouterr().err
+
+    return command
+
+
+def interrupt_at(patch, step, act):
+    """Calls `act` while the training makes the step of that number."""
+    train_step, made = TrainingLoop._train_step, []
+
+    def watched_step(self, batches):
+        made.append(None)
+        if len(made) == step:
+            act()
+        return train_step(self, batches)
+
+    patch.setattr(TrainingLoop, "_train_step", watched_step)
+
+
+@pytest.fixture
+def interrupted(train, folder, monkeypatch):
+    """A run with the checkpoint of step 2."""
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert train()[0] == 143
+    assert load_newest(folder / "checkpoints").step == 2
+    return train
+
+
+def status_of(folder):
+    return json.loads((folder / "status.json").read_text())
+
+
+def test_a_disk_that_fills_up_while_saving(interrupted, folder):
+    with watched(folder / "checkpoints", fills_up(5000)):
+        code, said = interrupted()
+    assert code == 4
+    sentence = (
+        rf"error: The checkpoint {folder}/checkpoints/step-00000003 could not be written \(.*No space left on device.*"
+    )
+    assert re.search(rf"{sentence}\); it needs \d+ bytes, {ROOM}{folder}", said)
+    assert (status_of(folder)["status"], status_of(folder)["exit_code"]) == ("failed", 4)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000002"]
+    assert interrupted()[0] == 0
+
+
+@pytest.mark.parametrize(
+    "meet", [fills_up(0), refuses({"open", "mkdir"}, errno.EROFS), refuses({"open", "mkdir"}, errno.EACCES)]
+)
+def test_a_folder_that_takes_nothing_at_all(interrupted, folder, meet):
+    before = (folder / "log.jsonl").read_text()
+    with watched(folder, meet):
+        code, said = interrupted()
+    assert code == 4
+    assert re.search(rf"error: {folder}.* could not be written .*{ROOM}", said)
+    assert said.count("\n") == 1
+    assert (folder / "log.jsonl").read_text() == before
+    assert load_newest(folder / "checkpoints").step == 2
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("share", range(10))
+def test_a_disk_that_fills_up_at_any_point_of_a_run(interrupted, folder, share, record_property):
+    record_property("injected", 1)
+    with watched(folder, fills_up(share * 12_000)):
+        code, _ = interrupted()
+    assert code == 4
+    found = load_newest(folder / "checkpoints")
+    record_property("lost", found is None)
+    assert found.step >= 2
+    assert interrupted()[0] == 0
+
+
+def test_a_folder_that_vanishes_is_not_made_again(train, folder, monkeypatch):
+    interrupt_at(monkeypatch, 3, lambda: shutil.rmtree(folder.parent))
+    code, said = train()
+    assert code == 4
+    assert re.search(
+        rf"error: {folder}/log.jsonl could not be written \(.*No such file .*{ROOM}{folder.parents[1]}", said
+    )
+    assert not folder.parent.exists()
+
+
+def test_a_folder_that_cannot_be_made(train, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    code, said = train()
+    assert code == 4
+    assert "error: " in said
+    assert "could not be written" in said
+
+
+def test_a_folder_in_use_has_its_exit_code(train, folder):
+    with locked_folder(folder):
+        code, said = train()
+    assert code == 5
+    assert said.startswith(f"error: Another training (process {os.getpid()}) writes to {folder}; ")
+
+
+def test_what_fails_between_two_steps_costs_none_of_them(train, folder, monkeypatch):
+    """Such as a picture that cannot be read, an epoch after the last checkpoint."""
+    decoded, read = ContourSamples.decoded, []
+
+    def broken(self, index):
+        read.append(index)
+        if len(read) > 3 * 4:
+            raise ValueError("row 7: cannot be read")
+        return decoded(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ContourSamples, "decoded", broken)
+        with pytest.raises(ValueError, match="row 7"):
+            train("--save_every", "100")
+    assert load_newest(folder / "checkpoints").step == 3
+    assert (status_of(folder)["status"], status_of(folder)["exit_code"]) == ("failed", 1)
+    assert train()[0] == 0
+    resumed = load_file(folder / "model" / "model.safetensors")
+    assert train("--run_name", "unbroken")[0] == 0
+    unbroken = load_file(folder.parents[1] / "unbroken" / "contour" / "model" / "model.safetensors")
+    assert all(value.equal(unbroken[key]) for key, value in resumed.items())
+
+
+def test_a_torn_log_and_a_deleted_model_are_mended(interrupted, folder):
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert interrupted()[0] == 0
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    before = (folder / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(folder / "model")
+    assert interrupted()[0] == 0
+    assert (folder / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_killed_before_the_first_checkpoint_the_log_starts_anew(train, folder):
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    assert train()[0] == 0
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+
+
+def test_a_model_that_cannot_be_put_in_place_is_made_again(interrupted, folder):
+    def meet(call):
+        return fails(call.number, errno.EIO)(call) if call.name == "rename" and "-model" in call.path else None
+
+    with watched(folder, meet):
+        code, said = interrupted()
+    assert (code, (folder / "model").exists()) == (4, False)
+    assert f"{folder}/model: [Errno 5]" in said
+    assert not list(folder.glob(".unfinished*"))
+    assert interrupted()[0] == 0
+    assert (folder / "model" / "model.safetensors").exists()
+
+
+def can_mount():
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not can_mount(), reason="no file system can be mounted here")
+def test_file_systems_that_are_full_out_of_inodes_or_read_only(tmp_path, record_property):
+    program = Path(__file__).parents[1].joinpath("full_disk_trials.py")
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", sys.executable, program, tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    trials = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    record_property("injected", len(trials))
+    record_property("lost", sum(trial["step"] < 2 or not trial["is_equal_after"] for trial in trials))
+    assert [trial["kind"] for trial in trials] == ["bytes"] * 10 + ["inodes"] * 3 + ["read-only"]
+    for trial in trials:
+        assert trial["code"] == 4, trial
+        assert trial["step"] >= 2, trial
+        assert re.search(rf"error: {tmp_path}.* could not be written|The checkpoint {tmp_path}", trial["said"]), trial
+        assert re.search(ROOM, trial["said"]), trial
+        assert trial["left"] == [], trial
+        assert not trial["has_model"], trial
+        assert trial["code_after"] == 0, trial
+        assert trial["is_equal_after"], trial
