@@ -1,7 +1,7 @@
 """Image classification helped by contours: a frozen contour extractor beside image backbones.
 
 Importing the package registers its classes with the Auto classes of Transformers, and the pipeline that opens
-pictures as training does.
+images as training does.
 """
 
 from transformers import (

@@ -14,27 +14,27 @@ from hf_contour.io import library_versions, source_commit
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, fold_batch_norms
 from hf_contour.training.records import device_name
 
-YARDSTICK = "resnet18"
-YARDSTICK_SIZE = (224, 224)
+BASELINE = "resnet18"
+BASELINE_SIZE = (224, 224)
 
 
 def benchmark_extractors(
     folders: Sequence[Path], *, size: tuple[int, int], threads: int, num_rounds: int
 ) -> dict[str, Any]:
-    """Median time of each extractor, single-channel layer included, and of the yardstick, one after the other.
+    """Median time of each extractor, single-channel layer included, and of the baseline, one after the other.
 
     Args:
         folders: of extractors with their single-channel layer.
-        size: height and width of the picture.
+        size: height and width of the image.
         threads: threads of torch.
         num_rounds: rounds, each of which times every model once.
 
     Returns:
-        `protocol`, `rows` (name, parameters, multiply-adds, median milliseconds, median ratio to the yardstick in the
+        `protocol`, `rows` (name, parameters, multiply-adds, median milliseconds, median ratio to the baseline in the
         same round), `versions` and `commit`.
     """
     torch.set_num_threads(threads)
-    models: dict[str, tuple[nn.Module, tuple[int, int]]] = {YARDSTICK: (timm.create_model(YARDSTICK), YARDSTICK_SIZE)}
+    models: dict[str, tuple[nn.Module, tuple[int, int]]] = {BASELINE: (timm.create_model(BASELINE), BASELINE_SIZE)}
     for folder in folders:
         models[folder.resolve().name] = (ContourExtractorForPreTraining.from_pretrained(folder), size)
     calls = {name: _call(model, model_size) for name, (model, model_size) in models.items()}
@@ -48,13 +48,13 @@ def benchmark_extractors(
             "num_parameters": count_parameters(model),
             "multiply_adds": multiply_adds(model, torch.zeros(1, 3, *model_size)),
             "median_ms": 1000 * median(durations[name]),
-            "ratio": median_ratio(durations, name, YARDSTICK),
+            "ratio": median_ratio(durations, name, BASELINE),
         }
         for name, (model, model_size) in models.items()
     ]
     return {
         "protocol": {
-            "yardstick": f"timm {YARDSTICK} at {YARDSTICK_SIZE[0]}x{YARDSTICK_SIZE[1]}",
+            "baseline": f"timm {BASELINE} at {BASELINE_SIZE[0]}x{BASELINE_SIZE[1]}",
             "batch_size": 1,
             "dtype": "float32",
             "mode": "eager, inference mode, channels last, batch normalisation folded",

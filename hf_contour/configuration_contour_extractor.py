@@ -19,7 +19,7 @@ MAX_LEVELS = 8
 MAX_CHANNELS = 4096
 MAX_DEPTH = 32
 MAX_STRIDE = 64
-MAX_TOTAL_STRIDE = 256  # every picture is padded to a multiple of it
+MAX_TOTAL_STRIDE = 256  # every image is padded to a multiple of it
 MAX_LABELS = 100_000
 MAX_ENTRIES = 1000  # entries or characters of a field in a file: checking the types of a million takes half a minute
 MAX_WEIGHTS = 500_000_000  # about 2 GB in fp32; a hostile config must not ask for more
@@ -191,7 +191,7 @@ class ContourExtractorConfig(PreTrainedConfig):
     network (`backbone`, `backbone_levels`), which can start from ImageNet weights.
 
     Args:
-        num_channels: channels of the pictures, 1 to 64.
+        num_channels: channels of the images, 1 to 64.
         hidden_sizes: channels of each stage.
         depths: residual modules in each stage, after its 3x3 convolution.
         strides: 1, 2 or 4 for each stage; from the second on at least 2, so that every stage has another size.
@@ -202,14 +202,14 @@ class ContourExtractorConfig(PreTrainedConfig):
         backbone_levels: which of its feature maps become levels, from fine to coarse.
         unify: `bilinear`, `nearest` or `deconv`, one for all levels or one per level.
         level_channels: channels of each level after unification.
-        output_stride: pixels of the picture to a pixel of the unified maps; a power of two.
+        output_stride: pixels of the image to a pixel of the unified maps; a power of two.
         fusion: how the unified maps become `last_hidden_state`: `concat` (all channels), `sum`, or `conv`
             (concatenation and a 3x3 convolution).
         fusion_channels: channels after `conv` fusion.
         padding_mode: what the convolutions see beyond the border: `replicate` repeats it, so that the end of an
             image is no contour; `zeros` is what older folders were trained with, and what a saved config without
             this field means.
-        image_mean: mean of each channel that the pictures are normalised with, for pixels in [0, 1].
+        image_mean: mean of each channel that the images are normalised with, for pixels in [0, 1].
         image_std: standard deviation of each channel that they are normalised with.
         loss: `plain` or `balanced` cross entropy.
         consensus_threshold: share of annotators from which a pixel counts as a contour, in (0, 1]; pixels that
@@ -326,7 +326,7 @@ class ContourExtractorConfig(PreTrainedConfig):
         if math.prod(self.strides) > MAX_TOTAL_STRIDE:
             raise ValueError(
                 f"strides is {list(self.strides)}, {math.prod(self.strides)} in all; at most {MAX_TOTAL_STRIDE} are "
-                "allowed, since every picture is padded to a multiple of it."
+                "allowed, since every image is padded to a multiple of it."
             )
 
     def validate_fusion(self) -> None:
@@ -376,7 +376,7 @@ class ContourExtractorConfig(PreTrainedConfig):
 
 
 def cumulative_strides(strides: Sequence[int]) -> list[int]:
-    """The stride of each stage's output relative to the picture."""
+    """The stride of each stage's output relative to the image."""
     return [math.prod(strides[: index + 1]) for index in range(len(strides))]
 
 

@@ -1,4 +1,4 @@
-"""Configuration of the classifier that sees contours beside the picture."""
+"""Configuration of the classifier that sees contours beside the image."""
 
 from typing import Any, ClassVar
 
@@ -44,12 +44,12 @@ class ContourGenderConfig(PreTrainedConfig):
         contour_levels: with `levels`, which: numbers from 0 (finest), or kinds among `texture`, `edges` and
             `outline` (the fine, middle and coarse thirds). `None` is `texture`, which did as well as all of them and
             costs least.
-        contour_downsampling: how contour features come down to the grid on which they join those of the picture:
+        contour_downsampling: how contour features come down to the grid on which they join those of the image:
             `conv` learns it, 3x3 convolutions of stride 2 one after the other; `average` takes the mean of a cell.
         contour_channels: with `conv`, their channels at the end; they grow evenly up to it.
         freeze_extractor: whether the extractor is never trained, as the method has it; without, it learns with the
             rest, for comparison.
-        fusion: `concat` joins contour and picture features on the channel axis; `conv` adds their projections
+        fusion: `concat` joins contour and image features on the channel axis; `conv` adds their projections
             and runs the cascaded convolutions; `concat_conv` runs them on the concatenation.
         fusion_layers: how many convolutions are cascaded.
         fusion_kernel_size: their size N, odd.
@@ -57,13 +57,13 @@ class ContourGenderConfig(PreTrainedConfig):
         head: `linear`, `mlp` (one hidden layer) or `cnn` (a residual convolution module before the linear).
         head_channels: channels of the hidden layer of `mlp`.
         head_grid: rows and columns to which the head averages the map before it flattens it, so that it knows the
-            place of what it sees; `[1, 1]` averages over the whole picture.
+            place of what it sees; `[1, 1]` averages over the whole image.
         head_dropout: share of features dropped before the last layer while training.
         temperature: divides the logits in evaluation mode, so that confidence is calibrated; fitted after
             training.
         abstain_threshold: confidence below which a caller should rather not decide; 0 decides always. Chosen after
             training, and heeded by the pipeline on request.
-        image_mean: mean of each channel that the pictures are normalised with, for pixels in [0, 1].
+        image_mean: mean of each channel that the images are normalised with, for pixels in [0, 1].
         image_std: standard deviation of each channel that they are normalised with.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Opening pictures: whatever a picture is kept in, upright 8-bit RGB comes out, by one stated rule per kind.
+"""Opening images: whatever an image is kept in, upright 8-bit RGB comes out, by one stated rule per kind.
 
 Stands alone, so that training, evaluation, the processor and `pipeline` read a file in the same way.
 """
@@ -39,7 +39,7 @@ ImageSource: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | torch.T
 
 
 class ImageReadError(ValueError):
-    """A picture cannot be read; the message names it and says what came and what was expected."""
+    """An image cannot be read; the message names it and says what came and what was expected."""
 
 
 def open_image(
@@ -51,9 +51,9 @@ def open_image(
     least_size: tuple[int, int] | None = None,
     input_data_format: str | None = None,
 ) -> Image.Image:
-    """Opens a picture as upright 8-bit RGB.
+    """Opens an image as upright 8-bit RGB.
 
-    Files (paths and bytes; `READ_FORMATS`) and Pillow pictures, by mode:
+    Files (paths and bytes; `READ_FORMATS`) and Pillow images, by mode:
 
     * `RGB`: as it is. `L`, `1`: the grey in all three channels, white of `1` = 255.
     * `P`, `CMYK`, `YCbCr`, `HSV`, `RGBX`: Pillow's conversion; `LAB`: to sRGB by LittleCMS. Colour profiles
@@ -65,31 +65,31 @@ def open_image(
     * `I` and arrays of other integers than 8 and unsigned 16 bits: values within 0..255 as they are, else
       within 0..65535 as 16 bits, else stretched so that the least becomes 0 and the greatest 255.
     * `F` and floating arrays: values within 0..1 times 255, else within 0..255 as they are, else stretched
-      likewise. Rounded to nearest. NaN and infinity are refused; a picture of one value that would have to be
+      likewise. Rounded to nearest. NaN and infinity are refused; an image of one value that would have to be
       stretched is black.
 
     The EXIF orientations 1 to 8 are applied (others count as 1). Of an animation or a file of several pages
-    the first is taken; of a Pillow picture the frame at which it stands.
+    the first is taken; of a Pillow image the frame at which it stands.
 
     NumPy arrays and tensors are `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels (the fourth is
     alpha), of type bool (True = 255), `uint8`, `uint16` (as 16 bits), other integers or floats. Where both ends
     could be the channels, an array has them last and a tensor first; `input_data_format` decides otherwise.
 
     Args:
-        source: a path, the bytes of a file, a Pillow picture, an array or a tensor.
-        name: what errors call the picture; by default its path.
+        source: a path, the bytes of a file, a Pillow image, an array or a tensor.
+        name: what errors call the image; by default its path.
         background_color: three values in 0..255, shown through transparent pixels.
-        max_pixels: largest height times width. Larger pictures are refused from the header, before decoding.
+        max_pixels: largest height times width. Larger images are refused from the header, before decoding.
         least_size: height and width that are enough: the file of a JPEG is decoded at a half, a quarter or an eighth
-            of its size where that divides both sides and the upright picture is then still no smaller. Other pictures
+            of its size where that divides both sides and the upright image is then still no smaller. Other images
             keep their size.
         input_data_format: `channels_first` or `channels_last`; arrays and tensors only.
 
     Returns:
-        A loaded picture of mode `RGB`. A Pillow picture that needs no change is returned itself.
+        A loaded image of mode `RGB`. A Pillow image that needs no change is returned itself.
 
     Raises:
-        ImageReadError: If there is no such file, it is no complete picture, or it is too large.
+        ImageReadError: If there is no such file, it is no complete image, or it is too large.
         TypeError: If `source` is of another type.
     """
     check_background_color(background_color)
@@ -103,7 +103,7 @@ def open_image(
         )
         return Image.fromarray(pixels)
     if isinstance(source, Image.Image):
-        name = name or str(getattr(source, "filename", "") or f"a Pillow picture of mode {source.mode}")
+        name = name or str(getattr(source, "filename", "") or f"a Pillow image of mode {source.mode}")
         return _finish(source, name, background_color, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
@@ -112,8 +112,7 @@ def open_image(
     if isinstance(source, str | Path):
         return _read_path(source, name or _shorten(str(source)), background_color, max_pixels, least_size)
     raise TypeError(
-        f"a picture came as {type(source).__name__}; "
-        "expected a path, bytes, a Pillow picture, a NumPy array or a tensor."
+        f"an image came as {type(source).__name__}; expected a path, bytes, a Pillow image, a NumPy array or a tensor."
     )
 
 
@@ -147,13 +146,13 @@ def _read_path(
         path = Path(path)
         if not path.is_file():
             came = "a folder" if path.is_dir() else "something not a file" if path.exists() else "no such file"
-            raise ImageReadError(f"{name}: {came}; expected the path of a picture.")
+            raise ImageReadError(f"{name}: {came}; expected the path of an image.")
         with path.open("rb") as stream:
             return _read_stream(stream, name, background_color, max_pixels, least_size)
     except ImageReadError:
         raise
     except (OSError, ValueError) as error:  # no permission, a name too long, a null character
-        raise ImageReadError(f"{name}: cannot be opened ({error}); expected the path of a picture.") from error
+        raise ImageReadError(f"{name}: cannot be opened ({error}); expected the path of an image.") from error
 
 
 def _read_stream(
@@ -169,10 +168,10 @@ def _read_stream(
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"{name}: {error}; expected at most {max_pixels} pixels (max_pixels).") from error
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        raise ImageReadError(f"{name}: a damaged picture ({error}); expected a complete one.") from error
+        raise ImageReadError(f"{name}: a damaged image ({error}); expected a complete one.") from error
     if image is None:
         expected = ", ".join(READ_FORMATS)
-        raise ImageReadError(f"{name}: {_describe_content(start)}; expected a picture in one of {expected}.")
+        raise ImageReadError(f"{name}: {_describe_content(start)}; expected an image in one of {expected}.")
     return _finish(image, name, background_color, max_pixels, least_size)
 
 
@@ -198,7 +197,7 @@ def _parse_header(stream: IO[bytes], start: bytes) -> Image.Image | None:
 
 
 def _describe_content(start: bytes) -> str:
-    """Says in words what a file is whose first bytes belong to no known picture format."""
+    """Says in words what a file is whose first bytes belong to no known image format."""
     if not start:
         return "an empty file"
     head = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -217,10 +216,10 @@ def _describe_content(start: bytes) -> str:
 
 def _check_pixel_count(height: int, width: int, max_pixels: int) -> None:
     if height < 1 or width < 1:
-        raise ImageReadError(f"a picture of {height}x{width} pixels; expected at least 1x1.")
+        raise ImageReadError(f"an image of {height}x{width} pixels; expected at least 1x1.")
     if height * width > max_pixels:
         raise ImageReadError(
-            f"a picture of {height}x{width} = {height * width} pixels; expected at most {max_pixels}. "
+            f"an image of {height}x{width} = {height * width} pixels; expected at most {max_pixels}. "
             "Nothing was decoded. Make it smaller, or raise max_pixels if you trust it."
         )
 
@@ -232,7 +231,7 @@ def _finish(
     max_pixels: int,
     least_size: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Decodes, converts to RGB and turns upright a picture whose header has been read."""
+    """Decodes, converts to RGB and turns upright an image whose header has been read."""
     try:
         _check_pixel_count(image.height, image.width, max_pixels)
         raw_mode = _raw_mode(image)
@@ -246,7 +245,7 @@ def _finish(
     except Exception as error:  # damaged files make Pillow raise nearly anything
         kind = f"{image.format} " if image.format else ""
         raise ImageReadError(
-            f"{name}: a truncated or damaged {kind}picture ({error}); expected a complete one."
+            f"{name}: a truncated or damaged {kind}image ({error}); expected a complete one."
         ) from error
     if orientation in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[orientation])
@@ -292,7 +291,7 @@ def _to_rgb(image: Image.Image, raw_mode: str, background_color: Sequence[int]) 
         factor, shift = TRANSPARENT_DEPTH[raw_mode]
         values = transparent if isinstance(transparent, tuple) else (transparent,)
         scaled = tuple((value * factor) >> shift for value in values)
-        # Kept in the picture, as its depth in the file is forgotten once it is loaded.
+        # Kept in the image, as its depth in the file is forgotten once it is loaded.
         image.info["transparency"] = scaled if isinstance(transparent, tuple) else scaled[0]
     straight = image.convert("LA") if image.mode == "La" else image
     return Image.fromarray(composite(np.asarray(straight.convert("RGBA")), background_color))
@@ -365,7 +364,7 @@ def read_array(
         `(H, W, 3)`, `uint8`; a view of `source` where nothing had to change.
 
     Raises:
-        ImageReadError: If shape, type or values are none of a picture's.
+        ImageReadError: If shape, type or values are none of an image's.
     """
     values = _tensor_to_array(source) if isinstance(source, torch.Tensor) else source
     kind = "a tensor" if isinstance(source, torch.Tensor) else "an array"
@@ -392,7 +391,7 @@ def _channels_last(values: np.ndarray, input_data_format: str | None, *, first: 
         return values[..., None]
     expected = "expected (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels"
     if values.ndim != 3:
-        raise ImageReadError(f"the shape {values.shape} is not one picture's; {expected}.")
+        raise ImageReadError(f"the shape {values.shape} is not one image's; {expected}.")
     if input_data_format is not None:
         first = str(getattr(input_data_format, "value", input_data_format)) in ("channels_first", "first")
     elif (values.shape[0] in CHANNEL_COUNTS) != (values.shape[-1] in CHANNEL_COUNTS):

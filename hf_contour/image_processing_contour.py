@@ -1,6 +1,6 @@
-"""The image processor: the one door for pictures, and the way back from edge maps to pictures.
+"""The image processor: the one door for images, and the way back from edge maps to images.
 
-Shapes: B pictures, C channels, H x W pixels.
+Shapes: B images, C channels, H x W pixels.
 """
 
 import math
@@ -39,7 +39,7 @@ class ContourImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[ca
 
     Args:
         background_color: three values in 0..255; shown through transparent pixels and in the padding.
-        max_pixels: largest height times width of a picture; larger ones are refused before decoding.
+        max_pixels: largest height times width of an image; larger ones are refused before decoding.
         reduced_decoding: whether JPEG files are decoded at a half, a quarter or an eighth of their size where that
             divides both sides, is still no smaller than `size`, and `do_resize` is set: faster, and nearly the same
             tensor.
@@ -52,11 +52,11 @@ class ContourImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[ca
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture lies on the canvas that the model sees.
+    """Where an image lies on the canvas that the model sees.
 
     Args:
-        height: rows of the resized picture, from 1 to `canvas_height`.
-        width: columns of the resized picture.
+        height: rows of the resized image, from 1 to `canvas_height`.
+        width: columns of the resized image.
         top: rows of padding above it.
         left: columns of padding to its left.
         canvas_height: rows of `pixel_values`.
@@ -75,14 +75,14 @@ class Placement:
         return maps[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def place_picture(height: int, width: int, size: tuple[int, int], *, do_resize: bool, do_pad: bool) -> Placement:
-    """Computes where a picture of `height` x `width` goes; preprocessing and its undoing share this.
+def place_image(height: int, width: int, size: tuple[int, int], *, do_resize: bool, do_pad: bool) -> Placement:
+    """Computes where an image of `height` x `width` goes; preprocessing and its undoing share this.
 
-    With both, the picture is scaled by the one factor that makes it just fit inside `size`, sides rounded to
+    With both, the image is scaled by the one factor that makes it just fit inside `size`, sides rounded to
     nearest and at least 1, and centred; an odd row or column of padding goes below or to the right.
 
     Raises:
-        ValueError: If `do_pad` alone is given a picture larger than `size`.
+        ValueError: If `do_pad` alone is given an image larger than `size`.
     """
     canvas_height, canvas_width = size
     if not do_pad:
@@ -92,7 +92,7 @@ def place_picture(height: int, width: int, size: tuple[int, int], *, do_resize: 
         height, width = _fit_inside(height, width, size)
     elif height > canvas_height or width > canvas_width:
         raise ValueError(
-            f"a picture of {height}x{width} pixels does not fit the size {canvas_height}x{canvas_width}, and it may "
+            f"an image of {height}x{width} pixels does not fit the size {canvas_height}x{canvas_width}, and it may "
             "not be resized. Set do_resize=True, or a larger size."
         )
     top, left = (canvas_height - height) // 2, (canvas_width - width) // 2
@@ -106,19 +106,19 @@ def _fit_inside(height: int, width: int, size: tuple[int, int]) -> tuple[int, in
 
 
 class ContourImageProcessor(TorchvisionBackend):
-    """Turns pictures of any kind into `pixel_values`, and edge logits back into maps of the pictures.
+    """Turns images of any kind into `pixel_values`, and edge logits back into maps of the images.
 
-    Every picture goes through `open_image` (its docstring has the rule for each mode): paths, bytes, Pillow
-    pictures, arrays, tensors, and lists of these; 4-dimensional arrays and tensors are batches. The same
-    picture gives the same tensor, alone or in a batch, to the bit.
+    Every image goes through `open_image` (its docstring has the rule for each mode): paths, bytes, Pillow
+    images, arrays, tensors, and lists of these; 4-dimensional arrays and tensors are batches. The same
+    image gives the same tensor, alone or in a batch, to the bit.
 
-    Then, each if its flag is set: `do_resize` and `do_pad` bring it to `size` (see `place_picture`), with
+    Then, each if its flag is set: `do_resize` and `do_pad` bring it to `size` (see `place_image`), with
     antialiasing, and with `background_color` in the padding; `do_rescale` multiplies by `rescale_factor`;
-    `do_normalize` subtracts `image_mean` and divides by `image_std`. With `do_resize` alone the picture is
-    stretched to `size`; with `do_pad` alone larger pictures are refused; with neither, the pictures of a batch
+    `do_normalize` subtracts `image_mean` and divides by `image_std`. With `do_resize` alone the image is
+    stretched to `size`; with `do_pad` alone larger images are refused; with neither, the images of a batch
     must be of one size. The values that `do_rescale=False` leaves are 0..255 for every kind of input.
 
-    `do_convert_rgb=False` leaves arrays, tensors and Pillow pictures in their own channels and type, as other
+    `do_convert_rgb=False` leaves arrays, tensors and Pillow images in their own channels and type, as other
     processors do; the padding is then 0 unless they are 8-bit with three channels.
 
     A field that it cannot honour (`do_center_crop`, `crop_size`, `pad_size`, a `size` without height and width) is
@@ -144,7 +144,7 @@ class ContourImageProcessor(TorchvisionBackend):
 
     @property
     def opening(self) -> dict[str, Any]:
-        """The arguments with which `open_image` opens a picture as this processor does, wherever it is opened."""
+        """The arguments with which `open_image` opens an image as this processor does, wherever it is opened."""
         names = ("background_color", "max_pixels", "reduced_decoding", "do_resize", "size")
         return opening_arguments({name: getattr(self, name) for name in names})
 
@@ -159,9 +159,9 @@ class ContourImageProcessor(TorchvisionBackend):
     _further_process_kwargs = _standardize_kwargs
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
-        """Flattens lists and 4-dimensional arrays into a list of single pictures, not opened yet."""
+        """Flattens lists and 4-dimensional arrays into a list of single images, not opened yet."""
         if isinstance(images, list | tuple):
-            return [picture for entry in images for picture in self._prepare_images_structure(entry)]
+            return [prepared for entry in images for prepared in self._prepare_images_structure(entry)]
         if isinstance(images, np.ndarray | Tensor) and images.ndim == expected_ndims + 1:
             return list(images)
         return [images]
@@ -174,7 +174,7 @@ class ContourImageProcessor(TorchvisionBackend):
         device: torch.device | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Opens one picture.
+        """Opens one image.
 
         Returns:
             `(3, H, W)`, `uint8`; with `do_convert_rgb=False` an array's own channels and type.
@@ -204,7 +204,7 @@ class ContourImageProcessor(TorchvisionBackend):
         self, height: int, width: int, size: SizeDict, do_resize: bool | None, do_pad: bool | None
     ) -> Placement:
         canvas = (size.height, size.width)
-        return place_picture(height, width, canvas, do_resize=bool(do_resize), do_pad=bool(do_pad))
+        return place_image(height, width, canvas, do_resize=bool(do_resize), do_pad=bool(do_pad))
 
     def _preprocess(
         self,
@@ -250,14 +250,14 @@ class ContourImageProcessor(TorchvisionBackend):
         *,
         thin: bool = False,
     ) -> list[Tensor]:
-        """Turns edge logits into maps of the original pictures.
+        """Turns edge logits into maps of the original images.
 
-        The padding and the resizing that this processor's own settings made of a picture of the target size are
-        undone (bilinear, with antialiasing); pictures processed with other settings in the call are not known here.
+        The padding and the resizing that this processor's own settings made of an image of the target size are
+        undone (bilinear, with antialiasing); images processed with other settings in the call are not known here.
 
         Args:
             outputs: a model's output with `logits`, or the logits: `(B, 1, H, W)`, of the size of `pixel_values`.
-            target_sizes: B pairs (height, width) of the original, upright pictures; without them the maps stay
+            target_sizes: B pairs (height, width) of the original, upright images; without them the maps stay
                 as they are, padding included.
             threshold: in 0..1; pixels of at least this probability are edges.
             thin: leave only the crests of edges, by `suppress_non_maxima`.
@@ -287,16 +287,16 @@ class ContourImageProcessor(TorchvisionBackend):
         return maps if threshold is None else [probs >= threshold for probs in maps]
 
     def _restore(self, edge_probs: Tensor, height: int, width: int) -> Tensor:
-        """`(H, W)` on the canvas to `(height, width)` of the original picture."""
+        """`(H, W)` on the canvas to `(height, width)` of the original image."""
         placement = self._place(height, width, self.size, self.do_resize, self.do_pad)
         canvas = (placement.canvas_height, placement.canvas_width)
         if tuple(edge_probs.shape) != canvas:
             raise ValueError(
-                f"logits are {tuple(edge_probs.shape)} for a picture of {height}x{width}, which this processor brings "
+                f"logits are {tuple(edge_probs.shape)} for an image of {height}x{width}, which this processor brings "
                 f"to {canvas}. Give the logits of its own pixel_values, or make the processor with their size."
             )
-        picture = placement.crop(edge_probs)[None]
-        return tvf.resize(picture, [height, width], antialias=True)[0].clamp(0, 1)
+        cropped = placement.crop(edge_probs)[None]
+        return tvf.resize(cropped, [height, width], antialias=True)[0].clamp(0, 1)
 
 
 def opening_arguments(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -369,7 +369,7 @@ def _check_target_sizes(target_sizes: Sequence[tuple[int, int]] | Tensor, count:
         raise ValueError(f"target_sizes has {len(sizes)} entries for {count} maps; expected one each.")
     for height, width in sizes:
         if height < 1 or width < 1:
-            raise ValueError(f"target_sizes has {height}x{width}; expected the height and width of a picture.")
+            raise ValueError(f"target_sizes has {height}x{width}; expected the height and width of an image.")
     return sizes
 
 
@@ -386,10 +386,10 @@ def _lay_on_canvas(stacked: Tensor, placement: Placement, background_color: Sequ
 
 
 def _check_one_shape(pixel_values: Sequence[Tensor]) -> None:
-    shapes = sorted({tuple(picture.shape) for picture in pixel_values})
+    shapes = sorted({tuple(image.shape) for image in pixel_values})
     if len(shapes) > 1:
         raise ValueError(
-            f"pictures of {len(shapes)} shapes, such as {shapes[0]} and {shapes[1]}, cannot form one batch. Set "
+            f"images of {len(shapes)} shapes, such as {shapes[0]} and {shapes[1]}, cannot form one batch. Set "
             "do_resize=True (and do_pad=True to keep their proportions), or process them one by one."
         )
 
@@ -460,4 +460,4 @@ def _interpolate(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> n
 
 ContourImageProcessor.register_for_auto_class("AutoImageProcessor")
 
-__all__ = ["ContourImageProcessor", "ImageReadError", "open_image", "place_picture", "suppress_non_maxima"]
+__all__ = ["ContourImageProcessor", "ImageReadError", "open_image", "place_image", "suppress_non_maxima"]

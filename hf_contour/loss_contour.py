@@ -1,6 +1,6 @@
 """Losses of both stages: cross entropy against drawn contours, and against class labels.
 
-Shapes: B pictures, H x W pixels, K classes.
+Shapes: B images, H x W pixels, K classes.
 """
 
 import torch
@@ -31,20 +31,18 @@ def edge_loss(
         background_scale: extra weight of the background when balanced, > 0; the lambda of RCF.
 
     Returns:
-        Scalar: the weighted mean over the counted pixels of each picture, then the mean over the pictures, so
-        that neither a large picture nor the grouping into batches changes it. A picture without counted pixels,
+        Scalar: the weighted mean over the counted pixels of each image, then the mean over the images, so
+        that neither a large image nor the grouping into batches changes it. An image without counted pixels,
         or, when balanced, with only one of the two classes, gives 0.
 
     Raises:
         ValueError: If the two shapes differ.
 
     Source: Xie and Tu, HED (2015), eq. 2, and Liu et al., RCF (2017), eq. 1, which sum over pixels; here the
-        weights of a picture add up to 1.
+        weights of an image add up to 1.
     """
     if logits.shape != labels.shape:
-        raise ValueError(
-            f"labels are {tuple(labels.shape)}; expected {tuple(logits.shape)}, the size of the pictures."
-        )
+        raise ValueError(f"labels are {tuple(labels.shape)}; expected {tuple(logits.shape)}, the size of the images.")
     labels = labels.to(torch.float32)
     is_edge = labels >= consensus_threshold
     is_background = labels == 0
@@ -68,17 +66,17 @@ def classification_loss(
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Softmax cross entropy for one label a picture, sigmoid cross entropy for several.
+    """Softmax cross entropy for one label an image, sigmoid cross entropy for several.
 
     Args:
         logits: `(B, K)`.
         labels: `(B,)` class numbers, or `(B, K)` zeros and ones for several labels.
         problem_type: `single_label_classification`, `multi_label_classification`, or `None`: told by the shape.
-        class_weights: `(K,)`, > 0; weighs each picture by its class (positives of it, for several labels).
+        class_weights: `(K,)`, > 0; weighs each image by its class (positives of it, for several labels).
         label_smoothing: share of the target spread over all classes, in [0, 1).
 
     Returns:
-        Scalar mean over the pictures; with `class_weights` each picture's loss is multiplied by its weight and
+        Scalar mean over the images; with `class_weights` each image's loss is multiplied by its weight and
         not renormalised, so that the grouping into batches does not change it.
 
     Raises:

@@ -1,6 +1,6 @@
 """The contour extractor: a cascade of stages whose features are unified in size and fused.
 
-Shapes: B pictures, C channels, H x W pixels; s is `output_stride`.
+Shapes: B images, C channels, H x W pixels; s is `output_stride`.
 """
 
 import copy
@@ -536,9 +536,9 @@ class ContourExtractorPreTrainedModel(ContourPreTrainedModel):
 
 
 class ContourExtractorModel(ContourExtractorPreTrainedModel):
-    """Multi-channel, multi-level contour features of pictures.
+    """Multi-channel, multi-level contour features of images.
 
-    Any input size from one pixel up: the picture is padded inside to a multiple of the coarsest stride by
+    Any input size from one pixel up: the image is padded inside to a multiple of the coarsest stride by
     repeating its border, and the features are cropped back.
 
     Source: CN113298092B, claims 1 and 7, steps S101 and S102.
@@ -618,7 +618,7 @@ def check_pixel_values(pixel_values: Tensor, num_channels: int) -> None:
     if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
         raise ValueError(
             f"pixel_values are {tuple(pixel_values.shape)}; expected (batch, {num_channels}, height, width). "
-            "Let ContourImageProcessor make them from pictures."
+            "Let ContourImageProcessor make them from images."
         )
 
 

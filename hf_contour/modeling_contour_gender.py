@@ -1,6 +1,6 @@
 """The classifier: a frozen contour extractor beside image backbones, a fusion and a head.
 
-Shapes: B pictures, C channels, H x W pixels; S is the stride at which features join, K the number of labels.
+Shapes: B images, C channels, H x W pixels; S is the stride at which features join, K the number of labels.
 """
 
 import math
@@ -93,7 +93,7 @@ class ImageBackbone(TimmPart):
 
 
 class ContourDownsampling(nn.Module):
-    """Brings contour features down to the grid on which they join the picture's, by learned convolutions.
+    """Brings contour features down to the grid on which they join the image's, by learned convolutions.
 
     An average over a cell of 32x32 pixels says how much contour there is; the convolutions also say of what form.
 
@@ -120,7 +120,7 @@ class ContourDownsampling(nn.Module):
 
 
 class ContourFusion(nn.Module):
-    """Joins contour features and picture features of one size.
+    """Joins contour features and image features of one size.
 
     Source: CN113298092B, claim 3, step S205.
     """
@@ -177,7 +177,7 @@ class ContourClassifier(nn.Module):
 
 
 class ContourGenderForImageClassification(ContourPreTrainedModel):
-    """Classifies pictures of garments by the section they are sold in, or by any other set of labels.
+    """Classifies images of garments by the section they are sold in, or by any other set of labels.
 
     The extractor is never trained: its parameters take no gradient and it stays in evaluation mode under
     `model.train()`, so that its weights and statistics do not change by a bit.
@@ -263,7 +263,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
                 and `image_std` the normalisation is the one that the backbone was pretrained with.
 
         Returns:
-            The model, its fusion and head with random weights. Pictures reach the extractor normalised as its
+            The model, its fusion and head with random weights. Images reach the extractor normalised as its
             own config says, whatever the backbone expects.
 
         Raises:
@@ -295,7 +295,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
             extractor: a folded copy of the model's own (`fold_batch_norms`), which is faster; `None` is its own.
 
         Returns:
-            `(B, C, H'/s, W'/s)`: the fused map or the chosen levels, of the picture padded to a multiple of the
+            `(B, C, H'/s, W'/s)`: the fused map or the chosen levels, of the image padded to a multiple of the
             model's stride, at the extractor's output stride s.
 
         Raises:
@@ -310,7 +310,7 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
             pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
 
         Returns:
-            Maps `(B, C, H'/stride, W'/stride)` of the picture padded to a multiple of the model's stride.
+            Maps `(B, C, H'/stride, W'/stride)` of the image padded to a multiple of the model's stride.
         """
         pixel_values = pad_to_multiple(pixel_values, self.stride)
         return [backbone(pixel_values) for backbone in self.image_backbones]
@@ -344,15 +344,15 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         output_level_features: bool = False,
         **kwargs: Any,
     ) -> ContourImageClassifierOutput:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
             pixel_values: `(B, 3, H, W)` from 1 pixel up, normalised with the config's mean and deviation; needed
                 unless all features are given.
             labels: `(B,)` class numbers, or `(B, K)` zeros and ones for several labels.
-            contour_features: what `contour_features` gave for these pictures; the extractor is then not run, and
+            contour_features: what `contour_features` gave for these images; the extractor is then not run, and
                 there are no level features.
-            image_features: what `image_features` gave for these pictures; the backbones are then not run.
+            image_features: what `image_features` gave for these images; the backbones are then not run.
             output_hidden_states: also return the feature maps that were joined.
             output_level_features: also return the extractor's levels.
             **kwargs: only what Transformers passes to every model.

@@ -1,4 +1,4 @@
-"""`pipeline("image-classification")` that opens pictures as training did."""
+"""`pipeline("image-classification")` that opens images as training did."""
 
 import base64
 import binascii
@@ -22,24 +22,24 @@ SOURCE_TYPES = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray
 
 
 class ContourImageClassificationPipeline(ImageClassificationPipeline):
-    """Image classification whose pictures go through the processor's own `open_image`.
+    """Image classification whose images go through the processor's own `open_image`.
 
-    The standard pipeline opens pictures itself: 16-bit ones come out white, floating ones black, transparent
-    pixels show whatever lies under them. With a processor that opens pictures (one that has `process_image`
+    The standard pipeline opens images itself: 16-bit ones come out white, floating ones black, transparent
+    pixels show whatever lies under them. With a processor that opens images (one that has `process_image`
     taking paths, known by its class's name, as a copy of it can come from a saved folder) the source is handed
-    on as it is: a path, bytes, an http(s) address, a `data:` address, a Pillow picture, an array, a tensor, or
-    the `{"bytes", "path"}` of a data set's undecoded picture. With any other processor it behaves as its parent.
+    on as it is: a path, bytes, an http(s) address, a `data:` address, a Pillow image, an array, a tensor, or
+    the `{"bytes", "path"}` of a data set's undecoded image. With any other processor it behaves as its parent.
 
-    A picture that cannot be read costs only itself. Of a list, a generator or a data set the others are
+    An image that cannot be read costs only itself. Of a list, a generator or a data set the others are
     classified, in order and in batches of any size, and in its place stands
 
-        [{"label": None, "score": None, "error": "shirt.jpg: an HTML page; expected a picture in one of ..."}]
+        [{"label": None, "score": None, "error": "shirt.jpg: an HTML page; expected an image in one of ..."}]
 
-    so `[result for result in results if "error" not in result[0]]` are the good ones. A picture given alone
+    so `[result for result in results if "error" not in result[0]]` are the good ones. An image given alone
     raises `ImageReadError`. `on_error="raise"` or `on_error="report"`, given to `pipeline(...)` or to a call,
     chooses one of the two for both cases.
 
-    `abstain=True`, given to `pipeline(...)` or to a call, leaves undecided what the model is not sure of: a picture
+    `abstain=True`, given to `pipeline(...)` or to a call, leaves undecided what the model is not sure of: an image
     whose best score lies below the `abstain_threshold` of the model's config (scripts/calibrate.py chooses it) gives
 
         [{"label": None, "score": 0.64}]
@@ -51,7 +51,7 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
     _load_video_processor = False
 
     @property
-    def _opens_pictures(self) -> bool:
+    def _opens_images(self) -> bool:
         return type(self.image_processor).__name__ == "ContourImageProcessor"
 
     def check_model_type(self, supported_models: list[str] | dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
             return preprocess, forward, postprocess
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error is {on_error!r}; expected one of {', '.join(ON_ERROR)}.")
-        if not self._opens_pictures:
+        if not self._opens_images:
             raise ValueError(
                 f"on_error came with a {type(self.image_processor).__name__}; it needs a ContourImageProcessor. "
                 "Leave it out, or give the pipeline image_processor=ContourImageProcessor(...)."
@@ -88,8 +88,8 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
     ) -> Iterator[Any]:
-        """Results of several pictures; bad ones are reported unless `on_error` says otherwise."""
-        if self._opens_pictures:
+        """Results of several images; bad ones are reported unless `on_error` says otherwise."""
+        if self._opens_images:
             preprocess_params = {"on_error": "report", **preprocess_params}
             if isinstance(inputs, Sized) and preprocess_params["on_error"] == "report":
                 inputs = _ReadableItems(inputs)
@@ -98,12 +98,12 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
         )
 
     def preprocess(self, image: Any, timeout: float | None = None, on_error: str = "raise") -> Any:
-        """Opens one picture.
+        """Opens one image.
 
         Args:
             image: an `ImageSource`, an address, or a mapping with `bytes` and `path`.
             timeout: of a download, in seconds; None waits as long as it takes.
-            on_error: "report" hands an unreadable picture on as no pixels and the reason.
+            on_error: "report" hands an unreadable image on as no pixels and the reason.
 
         Returns:
             `pixel_values` of `(1, 3, H, W)`, in the model's type; with "report" also `error`, None or the reason.
@@ -111,7 +111,7 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
         Raises:
             ImageReadError: If it cannot be read and is not to be reported; the message names it.
         """
-        if not self._opens_pictures:
+        if not self._opens_images:
             return super().preprocess(image, timeout=timeout)
         try:
             source = _source(image, timeout)
@@ -120,16 +120,16 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
             # By name: the processor, and with it its error, can be the copy of a saved folder.
             if on_error == "raise" or type(error).__name__ != "ImageReadError":
                 raise
-            # Empty tensors of one dimension are passed over when pictures are put together (torch.cat).
+            # Empty tensors of one dimension are passed over when images are put together (torch.cat).
             return {"pixel_values": torch.empty(0, dtype=self.dtype), "error": str(error)}
         return {"pixel_values": inputs["pixel_values"], "error": None} if on_error == "report" else inputs
 
     def _forward(self, model_inputs: Mapping[str, Any]) -> Any:
-        """Runs the pictures that could be read; rows of the others stay NaN and carry their `error`."""
+        """Runs the images that could be read; rows of the others stay NaN and carry their `error`."""
         if "error" not in model_inputs:
             return super()._forward(model_inputs)
         errors = model_inputs["error"]
-        errors = errors if isinstance(errors, list) else [errors]  # one picture alone is not put in a list
+        errors = errors if isinstance(errors, list) else [errors]  # one image alone is not put in a list
         logits = torch.full((len(errors), self.model.config.num_labels), torch.nan)
         good = [place for place, error in enumerate(errors) if error is None]
         if good:
@@ -139,7 +139,7 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
     def postprocess(
         self, model_outputs: Mapping[str, Any], abstain: bool = False, **parameters: Any
     ) -> list[dict[str, Any]]:
-        """Labels with scores, best first; one entry without label for a picture unread, or abstained from."""
+        """Labels with scores, best first; one entry without label for an image unread, or abstained from."""
         error = model_outputs.get("error")
         error = error[0] if isinstance(error, list) else error
         if error is not None:
@@ -153,7 +153,7 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
 
 
 class _ReadableItems(Dataset[Any]):
-    """A list or data set; an item that it cannot give (it decodes pictures itself) comes as an `ImageReadError`."""
+    """A list or data set; an item that it cannot give (it decodes images itself) comes as an `ImageReadError`."""
 
     def __init__(self, items: Any) -> None:
         self.items = items
@@ -165,7 +165,7 @@ class _ReadableItems(Dataset[Any]):
         try:
             return self.items[index]
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return ImageReadError(f"item {index}: cannot be read ({error}); expected a picture.")
+            return ImageReadError(f"item {index}: cannot be read ({error}); expected an image.")
 
 
 def register_pipeline() -> None:
@@ -190,19 +190,19 @@ def _source(image: Any, timeout: float | None) -> ImageSource:
         return _decode_data_address(image)
     if not isinstance(image, SOURCE_TYPES):
         raise ImageReadError(
-            f"a picture came as {type(image).__name__}; "
-            "expected a path, an address, bytes, a Pillow picture, an array or a tensor."
+            f"an image came as {type(image).__name__}; "
+            "expected a path, an address, bytes, a Pillow image, an array or a tensor."
         )
     return image
 
 
 def _download(address: str, timeout: float | None) -> bytes:
-    """Fetches the bytes of a picture; `timeout` in seconds, None waits as long as it takes."""
+    """Fetches the bytes of an image; `timeout` in seconds, None waits as long as it takes."""
     try:
         response = get_session().get(address, timeout=timeout, follow_redirects=True)
         response.raise_for_status()
     except Exception as error:  # the session's library is a choice of huggingface_hub, and so are its errors
-        raise ImageReadError(f"{address}: cannot be downloaded ({error}); expected a picture.") from error
+        raise ImageReadError(f"{address}: cannot be downloaded ({error}); expected an image.") from error
     return response.content
 
 
@@ -211,7 +211,7 @@ def _decode_data_address(address: str) -> bytes:
     try:
         return base64.b64decode(content, validate=True)
     except binascii.Error as error:
-        raise ImageReadError(f"{head[:100]}: its content is no base64 ({error}); expected a picture.") from error
+        raise ImageReadError(f"{head[:100]}: its content is no base64 ({error}); expected an image.") from error
 
 
 __all__ = ["ContourImageClassificationPipeline", "register_pipeline"]

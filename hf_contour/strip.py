@@ -1,4 +1,4 @@
-"""A strip of pictures: what people drew, what extractors find, and what each level of the last one sees."""
+"""A strip of images: what people drew, what extractors find, and what each level of the last one sees."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from hf_contour.data.garments.drawing import draw_garment
 from hf_contour.image_processing_contour import ContourImageProcessor
-from hf_contour.inference.predict import grey_picture, level_maps
+from hf_contour.inference.predict import grey_image, level_maps
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 
 HEADER = 16  # pixels
@@ -20,14 +20,14 @@ def draw_strip(
 ) -> list[str]:
     """Writes a PNG with a row for each drawn garment and a column for each thing to see; lines are black on white.
 
-    Columns: the picture, the contours that were drawn with it, the soft map of each extractor, and the levels of the
+    Columns: the image, the contours that were drawn with it, the soft map of each extractor, and the levels of the
     last extractor from fine texture to outline (method, row 7: shallow maps carry texture, deep maps outline).
 
     Args:
         folders: of extractors with their single-channel layer.
         path: the file to write; its folder is made.
         garments: which of the garments that the package draws.
-        side: height and width of a picture.
+        side: height and width of an image.
         seed: of the garments.
 
     Returns:
@@ -35,20 +35,20 @@ def draw_strip(
     """
     models = {folder.resolve().name: ContourExtractorForPreTraining.from_pretrained(folder) for folder in folders}
     processors = {folder.resolve().name: ContourImageProcessor.from_pretrained(folder) for folder in folders}
-    rows, titles = [], ["picture", "drawn"]
+    rows, titles = [], ["image", "drawn"]
     for index in garments:
         sample = draw_garment(index, seed=seed, size=(side, side))
         drawn = Image.fromarray(sample.contour)
-        titles, tiles = ["picture", "drawn"], [sample.image, ImageOps.invert(drawn.convert("L"))]
+        titles, tiles = ["image", "drawn"], [sample.image, ImageOps.invert(drawn.convert("L"))]
         for name, model in models.items():
             pixels = processors[name](sample.image, do_resize=False, do_pad=False, return_tensors="pt")
             with torch.inference_mode():
                 outputs = model(**pixels)
             titles.append(name.removeprefix("contour-extractor-"))
-            tiles.append(ImageOps.invert(grey_picture(outputs.logits[0, 0].sigmoid())))
+            tiles.append(ImageOps.invert(grey_image(outputs.logits[0, 0].sigmoid())))
         levels = level_maps(outputs, (side, side), output_stride=model.config.output_stride)
         titles += [f"level {number}" for number in range(len(levels))]
-        tiles += [ImageOps.invert(grey_picture(level)) for level in levels]
+        tiles += [ImageOps.invert(grey_image(level)) for level in levels]
         rows.append(tiles)
     path.parent.mkdir(parents=True, exist_ok=True)
     lay_out(rows, titles).save(path, optimize=True)
@@ -56,7 +56,7 @@ def draw_strip(
 
 
 def lay_out(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
-    """Pictures of one size in rows and columns, with the titles above the columns; RGB."""
+    """Images of one size in rows and columns, with the titles above the columns; RGB."""
     width, height = rows[0][0].size
     canvas = Image.new("RGB", (len(titles) * (width + GAP), HEADER + len(rows) * (height + GAP)), "white")
     draw = ImageDraw.Draw(canvas)

@@ -22,7 +22,7 @@ from hf_contour.training.optim import build_optimizer
 from hf_contour.training.records import device_name
 
 DEVICES = ("cpu", "cuda")
-DEFAULT_SIZE = (128, 96)  # of pictures for a model whose folder has no processor
+DEFAULT_SIZE = (128, 96)  # of images for a model whose folder has no processor
 LEARNING_RATE = 1e-6  # so that the weights stay near those of the folder, and times do not drift with them
 
 
@@ -31,13 +31,13 @@ class TrainingBenchmark:
     """How classifiers are timed.
 
     Attributes:
-        batch_size: pictures in a training step, and in the larger of the two batches in use.
+        batch_size: images in a training step, and in the larger of the two batches in use.
         threads: threads of torch on the CPU.
         num_rounds: rounds, each of which times every model once.
         device: `cpu` or `cuda`; on the latter in bf16.
         compile: whether models are compiled.
-        channels_last: whether pictures and kernels are laid out channels last.
-        image_size: height and width of the pictures of all models; by default those of each model's processor.
+        channels_last: whether images and kernels are laid out channels last.
+        image_size: height and width of the images of all models; by default those of each model's processor.
 
     Raises:
         ValueError: If a value is impossible, or the device is not there.
@@ -64,9 +64,9 @@ class TrainingBenchmark:
 
 
 def benchmark_classifiers(folders: Sequence[Path], settings: TrainingBenchmark) -> dict[str, Any]:
-    """Median times of each classifier, one after the other in each round; the first one is the yardstick.
+    """Median times of each classifier, one after the other in each round; the first one is the baseline.
 
-    A training step is forward pass, loss, backward pass and optimiser on pictures that are in memory already, as
+    A training step is forward pass, loss, backward pass and optimiser on images that are in memory already, as
     training makes it: the frozen extractor has its normalisation folded and takes no gradient.
 
     Args:
@@ -74,8 +74,8 @@ def benchmark_classifiers(folders: Sequence[Path], settings: TrainingBenchmark) 
         settings: how they are timed.
 
     Returns:
-        `protocol`, `rows` (name, size, weights, trained weights, multiply-adds, milliseconds a picture in training and
-        in use at both batch sizes, and for each the median ratio of pictures a second to the yardstick's in the same
+        `protocol`, `rows` (name, size, weights, trained weights, multiply-adds, milliseconds an image in training and
+        in use at both batch sizes, and for each the median ratio of images a second to the baseline's in the same
         round), `versions` and `commit`.
 
     Raises:
@@ -86,8 +86,8 @@ def benchmark_classifiers(folders: Sequence[Path], settings: TrainingBenchmark) 
     if len(set(names)) < len(names):
         raise ValueError(f"the models are called {', '.join(names)}; expected folders of different names.")
     models = {name: _classifier(folder, settings) for name, folder in zip(names, folders, strict=True)}
-    sizes = {name: settings.image_size or _picture_size(folder) for name, folder in zip(names, folders, strict=True)}
-    yardstick = names[0]
+    sizes = {name: settings.image_size or _image_size(folder) for name, folder in zip(names, folders, strict=True)}
+    baseline = names[0]
     batches = {"training": settings.batch_size, "batch_1": 1, "batch": settings.batch_size}
     durations = {}
     for kind, count in batches.items():
@@ -108,11 +108,11 @@ def benchmark_classifiers(folders: Sequence[Path], settings: TrainingBenchmark) 
         }
         for kind, count in batches.items():
             row[f"{kind}_ms"] = 1000 * median(durations[kind][name]) / count
-            row[f"{kind}_ratio"] = 1 / median_ratio(durations[kind], name, yardstick)
+            row[f"{kind}_ratio"] = 1 / median_ratio(durations[kind], name, baseline)
         rows.append(row)
     return {
         "protocol": {
-            "yardstick": yardstick,
+            "baseline": baseline,
             "batch_size": settings.batch_size,
             "dtype": "bfloat16" if settings.device == "cuda" else "float32",
             "mode": "compiled" if settings.compile else "eager",
@@ -145,7 +145,7 @@ def _memory_format(settings: TrainingBenchmark) -> torch.memory_format:
     return torch.channels_last if settings.channels_last else torch.contiguous_format
 
 
-def _picture_size(folder: Path) -> tuple[int, int]:
+def _image_size(folder: Path) -> tuple[int, int]:
     if not (folder / "preprocessor_config.json").is_file():
         return DEFAULT_SIZE
     size = ContourImageProcessor.from_pretrained(folder).size

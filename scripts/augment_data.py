@@ -1,4 +1,4 @@
-"""Write a larger data set: the pictures as they are, and changed copies of them.
+"""Write a larger data set: the images as they are, and changed copies of them.
 
     python scripts/augment_data.py --data FOLDER --recipe hf_contour/training/recipes/contour_tiny.yaml --copies 4 \
         --split train --output enlarged
@@ -28,15 +28,15 @@ class AugmentDataArguments:
     data: str = field(metadata={"help": "a folder, a file or a Hub id"})
     recipe: str = field(metadata={"help": "YAML file with augmentation, colour or both"})
     output: str = field(metadata={"help": "folder to make; must not exist"})
-    copies: int = field(default=1, metadata={"help": "changed copies of each picture"})
+    copies: int = field(default=1, metadata={"help": "changed copies of each image"})
     seed: int = field(default=0, metadata={"help": "seed of every random choice"})
     stage: str | None = field(default=None, metadata={"help": "contour or gender: that stage's part of the recipe"})
     split: str = field(default="train", metadata={"help": "split to enlarge"})
     use_colour: bool = field(default=True, metadata={"help": "apply the recipe's colour transform"})
     data_config: str | None = field(default=None, metadata={"help": "configuration of the data set"})
     streaming: bool = field(default=False, metadata={"help": "read the data set as a stream"})
-    keep_originals: bool = field(default=True, metadata={"help": "write the pictures themselves too"})
-    image_column: str = field(default="image", metadata={"help": "column of the pictures"})
+    keep_originals: bool = field(default=True, metadata={"help": "write the images themselves too"})
+    image_column: str = field(default="image", metadata={"help": "column of the images"})
     contours_column: str = field(default="contours", metadata={"help": "column of the contour maps"})
     label_column: str = field(default="label", metadata={"help": "column of the labels"})
 
@@ -73,5 +73,5 @@ if __name__ == "__main__":
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"{written.num_originals} pictures and {written.num_copies} copies written to {written.folder}")
+    print(f"{written.num_originals} images and {written.num_copies} copies written to {written.folder}")
     sys.exit(0)

@@ -6,7 +6,7 @@ r"""Fit a classifier's temperature and threshold on a validation split, and writ
 One pass over the split. Prints the expected calibration error and the Brier score before and after, and the lowest
 confidence from which on predictions reach a wanted accuracy. The model divides its logits by the temperature from
 then on, so that `pipeline` scores are calibrated too; the threshold of the first --wanted_accuracy (0.995) is what
-`classify(picture, abstain=True)` abstains below. Measure what both are worth on other pictures (the test split) with
+`classify(image, abstain=True)` abstains below. Measure what both are worth on other images (the test split) with
 scripts/evaluate.py. --output keeps the figures, with the curve of accuracy over coverage.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 def described(calibration: Calibration) -> str:
     """The figures in a few lines."""
-    lines = [f"{calibration.num_samples} pictures"]
+    lines = [f"{calibration.num_samples} images"]
     for temperature, figures in (
         (calibration.temperature_before, calibration.before),
         (calibration.temperature, calibration.after),
@@ -51,7 +51,7 @@ def described(calibration: Calibration) -> str:
             lines.append(f"{wanted}: no threshold reaches it")
             continue
         lines.append(
-            f"{wanted}: from confidence {point['threshold']:.6g} on, {point['coverage']:.1%} of the pictures, "
+            f"{wanted}: from confidence {point['threshold']:.6g} on, {point['coverage']:.1%} of the images, "
             f"{point['accuracy']:.4f} right"
         )
     lines.append(threshold_words(calibration))
@@ -65,7 +65,7 @@ def threshold_words(calibration: Calibration) -> str:
         return f"abstain_threshold {calibration.abstain_threshold:.6g}, before {before:.6g}"
     stays = f"abstain_threshold stays {before:.6g}" + (", which was chosen at the old temperature" if before else "")
     if not calibration.abstaining:
-        return f"{stays}: pictures have several labels, and no single confidence"
+        return f"{stays}: images have several labels, and no single confidence"
     wanted = calibration.abstaining[0]["wanted_accuracy"]
     return f"{stays}: no confidence reaches accuracy {wanted:g}; ask for less, or calibrate on another split"
 

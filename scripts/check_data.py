@@ -1,10 +1,10 @@
-"""Check a data set before training: every picture, label and contour map of every split is read.
+"""Check a data set before training: every image, label and contour map of every split is read.
 
     python scripts/check_data.py --source path/to/garments
     python scripts/check_data.py --source path/to/data --config_name small --output_dir checks
 
 Prints a table; `--output_dir` receives `checks.json` (counts) and `checks.csv` (a line for each finding). The exit
-code is 1 when there are errors, else 0. On two cores, about 20,000 pictures of 60x80 take half a minute.
+code is 1 when there are errors, else 0. On two cores, about 20,000 images of 60x80 take half a minute.
 """
 
 import os
@@ -15,28 +15,28 @@ from transformers import HfArgumentParser
 
 from hf_contour.data.annotations import MAX_EDGE_SHARE
 from hf_contour.data.checks import load_and_check
-from hf_contour.data.image_checks import PictureLimits
+from hf_contour.data.image_checks import ImageLimits
 from hf_contour.data.sources import SOURCE_KINDS, ColumnNames
 
 
 @dataclass
 class CheckArguments:
-    """What to check, and from where on a picture is reported."""
+    """What to check, and from where on an image is reported."""
 
-    source: str = field(metadata={"help": "Hub id, Parquet, csv, BSDS folder or folder of pictures"})
+    source: str = field(metadata={"help": "Hub id, Parquet, csv, BSDS folder or folder of images"})
     config_name: str | None = field(default=None, metadata={"help": "configuration of a Hub data set or folder"})
     splits: list[str] | None = field(default=None, metadata={"help": "splits to check; all by default"})
     kind: str | None = field(default=None, metadata={"help": f"one of {SOURCE_KINDS} where the guess is wrong"})
-    image_column: str = field(default="image", metadata={"help": "column of the pictures"})
+    image_column: str = field(default="image", metadata={"help": "column of the images"})
     contours_column: str = field(default="contours", metadata={"help": "column of the contour maps"})
     label_column: str = field(default="label", metadata={"help": "column of the labels"})
     label_names: list[str] | None = field(default=None, metadata={"help": "class names in their order"})
     multi_label: bool = field(default=False, metadata={"help": "cells of a csv hold several labels"})
     separator: str = field(default=";", metadata={"help": "between several entries in a cell of a csv"})
-    min_side: int = field(default=16, metadata={"help": "shorter pictures are tiny, in pixels"})
+    min_side: int = field(default=16, metadata={"help": "shorter images are tiny, in pixels"})
     max_aspect: float = field(default=8.0, metadata={"help": "longest side over shortest side; more is extreme"})
     max_edge_share: float = field(default=MAX_EDGE_SHARE, metadata={"help": "maps with more are inverted"})
-    num_workers: int = field(default=os.cpu_count() or 1, metadata={"help": "threads that read pictures"})
+    num_workers: int = field(default=os.cpu_count() or 1, metadata={"help": "threads that read images"})
     output_dir: str | None = field(default=None, metadata={"help": "folder for checks.json and checks.csv"})
 
 
@@ -53,7 +53,7 @@ def main() -> int:
             multi_label=arguments.multi_label,
             separator=arguments.separator,
             label_names=arguments.label_names,
-            limits=PictureLimits(arguments.min_side, arguments.max_aspect, arguments.max_edge_share),
+            limits=ImageLimits(arguments.min_side, arguments.max_aspect, arguments.max_edge_share),
             num_workers=arguments.num_workers,
         )
     except (ValueError, OSError) as error:

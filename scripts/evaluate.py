@@ -5,12 +5,12 @@ r"""Evaluate a model folder on a split and write one results file.
         --data_config small --split test --group_column near_dup_cluster
 
 The first takes seconds (drawn garments), the second some minutes: an EfficientNet-Lite0 with the default extractor did
-5 pictures of 160x128 a second on one busy core. A classifier gets accuracy with a 95 % interval, scores per class,
+5 images of 160x128 a second on one busy core. A classifier gets accuracy with a 95 % interval, scores per class,
 confusion matrix, AUC, calibration and what abstaining buys; and on request the same figures on parts of the split
 (--slices sub_category 'skin_fraction<=0.02' brightness aspect_ratio), what is lost without its colours and contours
-(--disturbances all, nine times as long), and a file that compare_models.py pairs (--predictions NAME.npz). An
+(--perturbations all, nine times as long), and a file that compare_models.py pairs (--predictions NAME.npz). An
 extractor gets its loss, pixel scores without tolerance, and the boundary benchmark (ODS, OIS, AP, R50 and the curve;
-about 0.15 s a picture of BSDS500 on one core, and --benchmark_processes spreads it). The file goes to
+about 0.15 s an image of BSDS500 on one core, and --benchmark_processes spreads it). The file goes to
 model_cards/results/NAME.json unless --output says otherwise.
 """
 

@@ -1,12 +1,12 @@
-r"""Classify pictures, or draw their contours.
+r"""Classify images, or draw their contours.
 
-    python scripts/predict.py --model runs/garments/gender/model --inputs PICTURE_OR_FOLDER ... --output scores.csv
+    python scripts/predict.py --model runs/garments/gender/model --inputs IMAGE_OR_FOLDER ... --output scores.csv
     python scripts/predict.py --model runs/garments/contour/model --contours --inputs FOLDER --output drawn
     python scripts/predict.py --model runs/bsds/contour/model --contours --levels --data ../shared/data/bsds500 \
         --split test --rows 0 1 2 --output drawn
 
-A picture that cannot be read costs only itself. Exit codes: 0 all done, 3 some skipped, 1 none done, 2 wrong flags.
-On one busy core an EfficientNet-Lite0 classifies 5 pictures a second, and a BSDS photograph takes a second to draw.
+An image that cannot be read costs only itself. Exit codes: 0 all done, 3 some skipped, 1 none done, 2 wrong flags.
+On one busy core an EfficientNet-Lite0 classifies 5 images a second, and a BSDS photograph takes a second to draw.
 """
 
 import sys
@@ -27,7 +27,7 @@ def main() -> int:
         return 2
     for name, reason in report.skipped:
         print(f"skipped: {name}: {reason}", file=sys.stderr)
-    print(f"{report.num_done} pictures done, {len(report.skipped)} skipped; written to {arguments.output}")
+    print(f"{report.num_done} images done, {len(report.skipped)} skipped; written to {arguments.output}")
     return report.exit_code
 
 

@@ -102,7 +102,7 @@ def run(root):
     recipe = root / "recipe.yaml"
     settings = {
         "stage": "contour", "model": EXTRACTOR, "cpu": True, "max_steps": NUM_STEPS, "save_every": 1, "num_workers": 0,
-        "keep_checkpoints": 1, "log_every": 1, "torch_threads": 1, "progress": False, "num_pictures": 1,
+        "keep_checkpoints": 1, "log_every": 1, "torch_threads": 1, "progress": False, "num_images": 1,
         "batch_size": 4, "data": str(root / "source"), "output_dir": str(disk / "runs"), "ema_decay": 0.9,
     }  # fmt: skip
     recipe.write_text(json.dumps(settings))

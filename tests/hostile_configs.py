@@ -304,7 +304,7 @@ GIANTS = (
 
 
 def processor_cases() -> Iterator[HostileCase]:
-    """Processors that ask for absurd sizes, divide by zero or undo the limit on pictures."""
+    """Processors that ask for absurd sizes, divide by zero or undo the limit on images."""
     sizes: dict[str, Any] = {
         "zero": {"height": 0, "width": 8},
         "negative": {"height": -8, "width": 8},

@@ -1,4 +1,4 @@
-"""A data set of a few drawn pictures and settings of a few thousand weights, for the tests of training."""
+"""A data set of a few drawn images and settings of a few thousand weights, for the tests of training."""
 
 import io
 
@@ -14,9 +14,9 @@ CLASSIFIER = {"fusion_channels": 8, "head_dropout": 0.3}
 AUGMENTATION = {"flip": 0.5, "rotate": 0.5, "brightness": 0.5, "noise": 0.5, "crop_size": [32, 32]}
 
 
-def as_png(picture):
+def as_png(image):
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}
 
 
@@ -25,12 +25,12 @@ def drawn_row(number):
     label = number % 2
     corner, side = 3 + number % 5, 16 + number % 7
     frame = [corner, corner, corner + side, corner + side]
-    picture = PILImage.new("RGB", (32, 32), (40 + number,) * 3)
+    image = PILImage.new("RGB", (32, 32), (40 + number,) * 3)
     contour = PILImage.new("1", (32, 32), 0)
-    for canvas, colour in ((picture, {"fill": (200 - number,) * 3}), (contour, {"outline": 1})):
+    for canvas, colour in ((image, {"fill": (200 - number,) * 3}), (contour, {"outline": 1})):
         draw = ImageDraw.Draw(canvas)
         (draw.rectangle if label == 0 else draw.ellipse)(frame, **colour)
-    return {"image": as_png(picture), "contours": [as_png(contour)], "label": label}
+    return {"image": as_png(image), "contours": [as_png(contour)], "label": label}
 
 
 def write_source(folder, *, train=24, validation=7, change=lambda number, row: row, label=None):

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from hf_contour.image_processing_contour import open_image
 
-MAX_EDGE_SHARE = 0.5  # see `read_annotations`; lines cover a few hundredths of a picture
+MAX_EDGE_SHARE = 0.5  # see `read_annotations`; lines cover a few hundredths of an image
 BLACK = (0, 0, 0)
 
 
@@ -20,16 +20,16 @@ def read_annotations(
     image_size: tuple[int, int] | None = None,
     max_edge_share: float = MAX_EDGE_SHARE,
 ) -> np.ndarray:
-    """Read the contour maps of one picture.
+    """Read the contour maps of one image.
 
-    Maps are drawn white on black. Pictures are opened by `open_image`, transparent pixels black, and turned grey; a
+    Maps are drawn white on black. Images are opened by `open_image`, transparent pixels black, and turned grey; a
     pixel is a contour above the middle of the range: 127 in 8 bits (32767 in 16 bits and 0.5 in floats, in arrays).
     Boolean maps are taken as they are, and integers of which none is above 1 as 0 and 1.
 
     Args:
         contours: one per annotator: `{"bytes", "path"}`, a path, bytes, a PIL image or an array `(height, width)`.
-        name: the picture's name, for messages.
-        image_size: `(height, width)` of the picture, which every map must have.
+        name: the image's name, for messages.
+        image_size: `(height, width)` of the image, which every map must have.
         max_edge_share: a map with a larger share of contour pixels is refused as drawn black on white; 1 takes any.
 
     Returns:
@@ -41,12 +41,12 @@ def read_annotations(
     if not contours:
         raise ValueError(f"{name} has no contour map; expected one per annotator. Draw one or remove the row.")
     maps = [read_contour_map(contour, name=f"{name}, contour map {index}") for index, contour in enumerate(contours)]
-    size, origin = (image_size, "the picture") if image_size else (maps[0].shape, "contour map 0")
+    size, origin = (image_size, "the image") if image_size else (maps[0].shape, "contour map 0")
     for index, edge_map in enumerate(maps):
         if edge_map.shape != tuple(size):
             raise ValueError(
                 f"{name}, contour map {index} is {edge_map.shape[0]}x{edge_map.shape[1]} (height x width), but "
-                f"{origin} is {size[0]}x{size[1]}. Draw contours at the size of the picture."
+                f"{origin} is {size[0]}x{size[1]}. Draw contours at the size of the image."
             )
         share = edge_map.mean()
         if share > max_edge_share:
@@ -85,7 +85,7 @@ def consensus(annotations: np.ndarray) -> np.ndarray:
     """Share of the annotators who drew each pixel.
 
     Where the share lies above 0 but below the `consensus_threshold` of the loss, annotators disagree; the loss does
-    not count these pixels (the ignore band). Pixels that augmentation moved in from outside the picture are set to
+    not count these pixels (the ignore band). Pixels that augmentation moved in from outside the image are set to
     `IGNORE_LABEL` later, with the sample.
 
     Args:

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 BSDS_FEATURES = Features(
     {"image_id": Value("string"), "image": Image(decode=False), "contours": List(Image(decode=False))}
 )
-_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def find_bsds_root(folder: Path) -> Path | None:
@@ -32,7 +32,7 @@ def read_bsds_rows(root: str, folder_name: str) -> Iterator[dict[str, Any]]:
         ImportError: If scipy is not installed.
     """
     photographs = sorted(
-        path for path in (Path(root) / "images" / folder_name).iterdir() if path.suffix.lower() in _PICTURE_SUFFIXES
+        path for path in (Path(root) / "images" / folder_name).iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES
     )
     for photograph in photographs:
         annotation_file = Path(root) / "groundTruth" / folder_name / f"{photograph.stem}.mat"

@@ -14,7 +14,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, List
 from huggingface_hub.utils import tqdm
 
-from hf_contour.data.image_checks import PictureLimits, check_contours, check_picture
+from hf_contour.data.image_checks import ImageLimits, check_contours, check_image
 from hf_contour.data.sources import ColumnNames, label_names, load_source, source_splits
 from hf_contour.data.standard_columns import LABEL_PROBLEM
 
@@ -23,8 +23,8 @@ SEVERITIES = {
     # nothing can be trained on the row or the split, or scores would be wrong
     "split_unreadable": ERROR,
     "split_empty": ERROR,
-    "picture_unreadable": ERROR,
-    "picture_bomb": ERROR,
+    "image_unreadable": ERROR,
+    "image_bomb": ERROR,
     "label_wrong": ERROR,
     "class_names_differ": ERROR,
     "duplicate_across_splits": ERROR,
@@ -150,7 +150,7 @@ def load_and_check(
     multi_label: bool = False,
     separator: str = ";",
     label_names: Sequence[str] | None = None,
-    limits: PictureLimits | None = None,
+    limits: ImageLimits | None = None,
     num_workers: int = 4,
     show_progress: bool = True,
 ) -> CheckReport:
@@ -165,8 +165,8 @@ def load_and_check(
         multi_label: cells of a csv hold several labels.
         separator: between several entries in a cell of a csv.
         label_names: class names in their order; `None` takes those of the first split.
-        limits: see `PictureLimits`.
-        num_workers: threads that read pictures.
+        limits: see `ImageLimits`.
+        num_workers: threads that read images.
         show_progress: show a progress bar; switch it off beside the main process.
 
     Returns:
@@ -201,21 +201,21 @@ def load_and_check(
 def check_source(
     splits: Mapping[str, Dataset],
     *,
-    limits: PictureLimits | None = None,
+    limits: ImageLimits | None = None,
     num_workers: int = 4,
     show_progress: bool = True,
 ) -> CheckReport:
     """Read every row of the given splits and list what is wrong or odd.
 
-    Each picture is opened as training opens it. Two pictures are duplicates when their decoded pixels are equal.
+    Each image is opened as training opens it. Two images are duplicates when their decoded pixels are equal.
 
     Args:
         splits: data sets with the columns of `load_source`, by split.
-        limits: see `PictureLimits`.
-        num_workers: threads that read pictures.
+        limits: see `ImageLimits`.
+        num_workers: threads that read images.
         show_progress: show a progress bar; switch it off beside the main process.
     """
-    limits = limits or PictureLimits()
+    limits = limits or ImageLimits()
     report = CheckReport(settings=asdict(limits))
     checked: list[_CheckedRow] = []
     for split, dataset in splits.items():
@@ -233,7 +233,7 @@ def check_source(
 
 
 def _checked_rows(
-    dataset: Dataset, split: str, limits: PictureLimits, *, num_workers: int, show_progress: bool
+    dataset: Dataset, split: str, limits: ImageLimits, *, num_workers: int, show_progress: bool
 ) -> Iterator[_CheckedRow]:
     """Check the rows of a split in threads, which Pillow lets run side by side while it decodes."""
     wanted = [name for name in ("image", "contours", "label", LABEL_PROBLEM) if name in dataset.features]
@@ -246,21 +246,19 @@ def _checked_rows(
                 yield row
 
 
-def _check_row(
-    dataset: Dataset, split: str, names: list[str] | None, limits: PictureLimits, index: int
-) -> _CheckedRow:
+def _check_row(dataset: Dataset, split: str, names: list[str] | None, limits: ImageLimits, index: int) -> _CheckedRow:
     row = dataset[index]
     cell = row["image"] or {"bytes": None, "path": None}
     file = cell["path"] or f"row {index}"
-    picture = check_picture(cell, name=file, limits=limits)
-    problems = list(picture.problems)
+    image = check_image(cell, name=file, limits=limits)
+    problems = list(image.problems)
     contours = row.get("contours") or []
     if "contours" in row:
-        problems += check_contours(contours, picture.size, name=file, limits=limits)
+        problems += check_contours(contours, image.size, name=file, limits=limits)
     label = row.get("label")
     if names is not None:
         problems += _label_problems(label, names, row.get(LABEL_PROBLEM))
-    return _CheckedRow(split, index, file, label, picture.digest, len(contours), problems)
+    return _CheckedRow(split, index, file, label, image.digest, len(contours), problems)
 
 
 def _label_problems(label: Any, names: list[str], problem: str | None) -> list[tuple[str, str]]:
@@ -306,7 +304,7 @@ def _split_finding(split: str, kind: str, message: str) -> Finding:
 
 
 def _duplicates(rows: Sequence[_CheckedRow]) -> Iterator[Finding]:
-    """Find pictures with the same pixels; each is reported beside the first of its kind."""
+    """Find images with the same pixels; each is reported beside the first of its kind."""
     first: dict[bytes, _CheckedRow] = {}
     in_split: dict[tuple[bytes, str], _CheckedRow] = {}
     for row in rows:

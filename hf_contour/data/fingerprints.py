@@ -21,7 +21,7 @@ def rows_sha256(rows: Dataset | IterableDataset, num_probes: int = 16) -> str:
         digest.update(str(count).encode())
         for index in sorted({count * probe // num_probes for probe in range(num_probes)}) if count else ():
             row = rows[index]
-            # Where pictures are files, their paths may change and their bytes are not read here.
+            # Where images are files, their paths may change and their bytes are not read here.
             image = row.pop("image")
             digest.update(image.get("bytes") or Path(image.get("path") or "").name.encode())
             digest.update(str(row.get("label")).encode())
@@ -29,9 +29,9 @@ def rows_sha256(rows: Dataset | IterableDataset, num_probes: int = 16) -> str:
 
 
 def listing_sha256(rows: Dataset | IterableDataset) -> str:
-    """SHA-256 over the label of every row, and the name and size of every picture and contour map.
+    """SHA-256 over the label of every row, and the name and size of every image and contour map.
 
-    Cheap, since no picture is read. Of a stream only the columns count.
+    Cheap, since no image is read. Of a stream only the columns count.
     """
     digest = hashlib.sha256(repr(rows.features).encode())
     if isinstance(rows, Dataset):
@@ -50,8 +50,8 @@ def listing_sha256(rows: Dataset | IterableDataset) -> str:
     return digest.hexdigest()
 
 
-def _sizes(pictures: pa.StructArray) -> list[int | None]:
-    return pc.binary_length(pictures.field("bytes")).to_pylist()
+def _sizes(images: pa.StructArray) -> list[int | None]:
+    return pc.binary_length(images.field("bytes")).to_pylist()
 
 
 def _file_size(path: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What the check before training looks at in one picture and its contour maps."""
+"""What the check before training looks at in one image and its contour maps."""
 
 import hashlib
 import io
@@ -18,8 +18,8 @@ _MODE_KINDS |= {"P": "mode_palette", "PA": "mode_palette", "RGB": "", "RGBA": ""
 
 
 @dataclass(frozen=True)
-class PictureLimits:
-    """From where on a picture or contour map is reported.
+class ImageLimits:
+    """From where on an image or contour map is reported.
 
     Attributes:
         min_side: shortest side in pixels that is not tiny.
@@ -33,24 +33,24 @@ class PictureLimits:
 
 
 @dataclass(frozen=True)
-class PictureCheck:
-    """Problems of one picture as (kind, message); `(height, width)` and a digest of the pixels if it can be read."""
+class ImageCheck:
+    """Problems of one image as (kind, message); `(height, width)` and a digest of the pixels if it can be read."""
 
     problems: list[tuple[str, str]]
     size: tuple[int, int] | None = None
     digest: bytes | None = None
 
 
-def check_picture(cell: dict[str, Any], *, name: str, limits: PictureLimits) -> PictureCheck:
-    """Open a picture as training does and look at its size, mode and orientation."""
+def check_image(cell: dict[str, Any], *, name: str, limits: ImageLimits) -> ImageCheck:
+    """Open an image as training does and look at its size, mode and orientation."""
     content = cell["bytes"] if cell["bytes"] is not None else cell["path"]
     if content is None:
-        return PictureCheck([("picture_unreadable", "there is no picture.")])
+        return ImageCheck([("image_unreadable", "there is no image.")])
     try:
         image = open_image(content, name=name)
     except ImageReadError as error:
         is_bomb = "max_pixels" in str(error).removeprefix(name)
-        return PictureCheck([("picture_bomb" if is_bomb else "picture_unreadable", str(error))])
+        return ImageCheck([("image_bomb" if is_bomb else "image_unreadable", str(error))])
     with PILImage.open(io.BytesIO(content) if isinstance(content, bytes) else content) as stored:
         problems = _mode_problems(stored)
     short, long = sorted(image.size)
@@ -59,11 +59,11 @@ def check_picture(cell: dict[str, Any], *, name: str, limits: PictureLimits) -> 
     if long > limits.max_aspect * short:
         problems.append(("size_extreme_aspect", f"is {image.height}x{image.width} (height x width)."))
     digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
-    return PictureCheck(problems, (image.height, image.width), digest)
+    return ImageCheck(problems, (image.height, image.width), digest)
 
 
 def _mode_problems(stored: PILImage.Image) -> list[tuple[str, str]]:
-    """What a stored picture has that 8-bit RGB does not; each is converted on opening."""
+    """What a stored image has that 8-bit RGB does not; each is converted on opening."""
     problems = []
     kind = "mode_high_bit_depth" if stored.mode.startswith("I") else _MODE_KINDS.get(stored.mode, "mode_other")
     if kind:
@@ -81,9 +81,9 @@ def _mode_problems(stored: PILImage.Image) -> list[tuple[str, str]]:
 
 
 def check_contours(
-    contours: Sequence[Any], size: tuple[int, int] | None, *, name: str, limits: PictureLimits
+    contours: Sequence[Any], size: tuple[int, int] | None, *, name: str, limits: ImageLimits
 ) -> list[tuple[str, str]]:
-    """Read the contour maps of one picture, each by itself; `size` is `None` where the picture cannot be read."""
+    """Read the contour maps of one image, each by itself; `size` is `None` where the image cannot be read."""
     if not contours:
         return [("contours_missing", "has no contour map.")]
     problems = []
@@ -96,7 +96,7 @@ def check_contours(
             continue
         if size is not None and edge_map.shape != size:
             found, expected = ("x".join(map(str, shape)) for shape in (edge_map.shape, size))
-            problems.append(("contour_other_size", f"{map_name} is {found} (height x width), the picture {expected}."))
+            problems.append(("contour_other_size", f"{map_name} is {found} (height x width), the image {expected}."))
         share = edge_map.mean()
         if share == 0:
             problems.append(("contour_blank", f"{map_name} has no contour pixel."))

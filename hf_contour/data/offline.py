@@ -1,4 +1,4 @@
-"""Offline augmentation: write a larger data set, the pictures as they are and changed copies of them.
+"""Offline augmentation: write a larger data set, the images as they are and changed copies of them.
 
 Copy `k` of row `i` is bit for bit the sample that training with the same recipe and seed draws for row `i` in epoch
 `k`, before the processor. Rows and their copies are written one after another, so memory does not grow with the set.
@@ -50,7 +50,7 @@ class EnlargedSet:
 
     Attributes:
         folder: of the Parquet files; `load_source` reads it.
-        num_originals: pictures written as they were.
+        num_originals: images written as they were.
         num_copies: changed copies.
         colour_audit: what the colour transform did, over all copies.
     """
@@ -73,27 +73,27 @@ def write_enlarged(
     keep_originals: bool = True,
     rows_per_file: int = 5000,
 ) -> EnlargedSet:
-    """Write a data set with changed copies of every picture.
+    """Write a data set with changed copies of every image.
 
     Originals keep their bytes; copies are PNG, their contours 1-bit PNG. Other columns are repeated. Beside the
-    columns of the source stand those of `PROVENANCE`, and "valid" (False where a copy shows no picture) where there
+    columns of the source stand those of `PROVENANCE`, and "valid" (False where a copy shows no image) where there
     are contours. Files are written to a folder aside and renamed when all is done.
 
     Args:
         source: rows with the standard columns, as `load_source` gives them, also streamed.
         folder: to be made; must not exist.
-        copies: changed copies of each picture, at least 1.
+        copies: changed copies of each image, at least 1.
         augmentation: what happens to them, or None.
         colour: capped over each round of copies as it is over an epoch; None for none.
         seed: of every random choice.
         split: the name in the file names.
-        keep_originals: whether the pictures themselves are written too.
+        keep_originals: whether the images themselves are written too.
         rows_per_file: largest number of rows of a Parquet file.
 
     Raises:
         FileExistsError: If the folder exists.
         ValueError: If nothing would be changed, or the source is itself such a set.
-        ImageReadError: If a picture cannot be read; names row and file.
+        ImageReadError: If an image cannot be read; names row and file.
     """
     folder = Path(folder)
     if folder.exists():
@@ -127,7 +127,7 @@ class _Counter:
 
 
 def _enlarged_features(features: datasets.Features | None) -> datasets.Features:
-    """Columns of the source, with pictures that decode, and those that are added."""
+    """Columns of the source, with images that decode, and those that are added."""
     if features is None:
         raise ValueError("The stream does not know its columns' types; load it with load_source.")
     taken = sorted(set(features) & set(PROVENANCE))
@@ -173,7 +173,7 @@ def _original_row(row: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _copied_row(row: Mapping[str, Any], drawn: DrawnSample, copy: int) -> dict[str, Any]:
-    stem = PurePosixPath(_file_of(row) or "picture").stem
+    stem = PurePosixPath(_file_of(row) or "image").stem
     copied = {**row, "image": {"bytes": _png(drawn.image), "path": f"{stem}_copy{copy}.png"}}
     if "contours" in row:
         copied["contours"] = [] if drawn.annotations is None else [_mask_cell(mask) for mask in drawn.annotations]
@@ -188,7 +188,7 @@ def _file_of(row: Mapping[str, Any]) -> str | None:
 
 
 def _embedded(cell: Any, name: str) -> dict[str, Any]:
-    """A picture's own bytes, read from its file where the cell has only a path."""
+    """An image's own bytes, read from its file where the cell has only a path."""
     if not isinstance(cell, Mapping):
         raise ValueError(f"{name} holds a decoded {type(cell).__name__}; load the source with load_source.")
     content = encoded(cell)

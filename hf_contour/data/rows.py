@@ -1,6 +1,6 @@
 """One row of a source: read from its columns, then augmented and recoloured as (seed, epoch, row) say.
 
-What `samples` turns into tensors and `offline` writes out, so that both hold the same pictures.
+What `samples` turns into tensors and `offline` writes out, so that both hold the same images.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class DrawnSample:
     Attributes:
         image: RGB.
         annotations: `(num_annotators, height, width)` bool, or None where the row has none.
-        valid: `(height, width)` bool, False outside the picture; None if the picture fills it.
+        valid: `(height, width)` bool, False outside the image; None if the image fills it.
         label: class number, list of them, or None.
         operations: what the augmentation did, by name.
         colour: what the colour transform did.
@@ -59,11 +59,11 @@ class RowDrawer:
 
     Args:
         num_samples: length of the source, or None if it is not known.
-        augmentation: applied to picture and contours, or None.
-        colour: applied to the augmented picture, or None.
+        augmentation: applied to image and contours, or None.
+        colour: applied to the augmented image, or None.
         seed: of every random choice.
         read_contours: whether contours, where a row has them, are needed.
-        reading: further arguments of `open_image`, such as those of the processor that the pictures go to.
+        reading: further arguments of `open_image`, such as those of the processor that the images go to.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class RowDrawer:
         return self._plan
 
     def decode(self, row: Mapping[str, Any], index: int) -> DecodedRow:
-        """Read a row's picture and, where it has them, its contours.
+        """Read a row's image and, where it has them, its contours.
 
         Raises:
-            ImageReadError: If the picture cannot be read; names row and file.
-            ValueError: If a contour map cannot be read or has another size than the picture.
+            ImageReadError: If the image cannot be read; names row and file.
+            ValueError: If a contour map cannot be read or has another size than the image.
         """
         name = row_name(row, index)
         pixels = np.asarray(open_image(encoded(row["image"]), name=name, **self.reading))
@@ -131,7 +131,7 @@ def row_name(row: Mapping[str, Any], index: int) -> str:
 
 
 def encoded(image: Any) -> Any:
-    """What `open_image` takes: the bytes or path of an undecoded picture, anything else as it is."""
+    """What `open_image` takes: the bytes or path of an undecoded image, anything else as it is."""
     if not isinstance(image, Mapping):
         return image
     return image["bytes"] if image.get("bytes") is not None else image.get("path")

@@ -4,15 +4,15 @@
 `{"pixel_values": (3, h, w) float32, "labels": ..., "index": int}`, with `labels`
 
 - for the stage "contour": `(h, w)` float32, the share of the annotators that drew a contour, `IGNORE_LABEL` where the
-  pixel lies outside the picture;
+  pixel lies outside the image;
 - for the stage "gender": the class as an integer, or, where a row has several, `(num_labels,)` float32 of 0 and 1;
 
 and, with a colour transform, `"colour"`: four integers that `ColourAudit.from_codes` counts. A sample is a function of
 (seed, epoch, row): workers, processes and restarts do not change a bit of it.
 
-With `skip_bad_pictures` a row whose picture cannot be read costs only itself. In a source with a length the next
+With `skip_bad_images` a row whose image cannot be read costs only itself. In a source with a length the next
 good row, counted on from the last to the first, takes its place, and the draws of the place are kept; so a sample is
-still a function of (seed, epoch, row). A stream goes on to the next row. `bad_pictures()` names what was left out.
+still a function of (seed, epoch, row). A stream goes on to the next row. `bad_images()` names what was left out.
 """
 
 import logging
@@ -39,7 +39,7 @@ class SampleBuilder:
     """Turns one row into one sample; what `ContourSamples` and `ContourStream` share.
 
     Args:
-        processor: makes `pixel_values`; for the stage "contour" pictures keep their size, since labels must fit them.
+        processor: makes `pixel_values`; for the stage "contour" images keep their size, since labels must fit them.
         stage: "contour" or "gender".
         features: of the source; says whether labels are single or multiple, and how many there are.
         drawing: further arguments of `RowDrawer`.
@@ -64,7 +64,7 @@ class SampleBuilder:
         # Opened as the processor would open them: the same file gives the same tensor in training and in use.
         reading = dict(processor.opening)
         if stage == "contour":
-            reading.pop("least_size", None)  # pictures keep the size of their contours
+            reading.pop("least_size", None)  # images keep the size of their contours
         self.drawer = RowDrawer(read_contours=stage == "contour", reading=reading, **drawing)
         self.num_labels, self.is_multi_label = _count_labels(features) if stage == "gender" else (None, False)
 
@@ -72,7 +72,7 @@ class SampleBuilder:
         """Read a row and check that it has what the stage needs.
 
         Raises:
-            ImageReadError: If the picture cannot be read; names row and file.
+            ImageReadError: If the image cannot be read; names row and file.
             ValueError: If the row has no contours, or cannot be read otherwise.
         """
         decoded = self.drawer.decode(row, index)
@@ -137,7 +137,7 @@ class SharedEpoch:
 
 
 class BadRows:
-    """Marks on the rows whose pictures cannot be read, in memory that worker processes share.
+    """Marks on the rows whose images cannot be read, in memory that worker processes share.
 
     Args:
         num_rows: of the source.
@@ -173,15 +173,15 @@ class ContourSamples(Dataset[dict[str, Any]]):
         source: rows with the standard columns, as `load_source` gives them.
         processor: makes `pixel_values`.
         stage: "contour" or "gender".
-        augmentation: applied to picture and contours, or None.
-        colour: applied to the augmented picture, or None.
+        augmentation: applied to image and contours, or None.
+        colour: applied to the augmented image, or None.
         seed: of every random choice.
-        cache: read the whole source now and keep it decoded in memory (BSDS500: 0.6 MB a picture).
-        skip_bad_pictures: let the next good row take the place of one whose picture cannot be read.
+        cache: read the whole source now and keep it decoded in memory (BSDS500: 0.6 MB an image).
+        skip_bad_images: let the next good row take the place of one whose image cannot be read.
 
     Raises:
         ValueError: If the source lacks a column that the stage needs.
-        ImageReadError: With a cache, if a picture cannot be read and is not to be skipped.
+        ImageReadError: With a cache, if an image cannot be read and is not to be skipped.
     """
 
     def __init__(
@@ -194,13 +194,13 @@ class ContourSamples(Dataset[dict[str, Any]]):
         colour: ColourTransform | None = None,
         seed: int = 0,
         cache: bool = False,
-        skip_bad_pictures: bool = False,
+        skip_bad_images: bool = False,
     ) -> None:
         self.source = source
         drawing = {"num_samples": len(source), "augmentation": augmentation, "colour": colour, "seed": seed}
         self.builder = SampleBuilder(processor, stage, source.features, **drawing)
         self._epoch = SharedEpoch()
-        self._bad_rows = BadRows(len(source)) if skip_bad_pictures else None
+        self._bad_rows = BadRows(len(source)) if skip_bad_images else None
         self._cached: list[DecodedRow | None] | None = None
         if cache:
             self._cached = [self._decode(row, index) for index, row in enumerate(source)]
@@ -221,7 +221,7 @@ class ContourSamples(Dataset[dict[str, Any]]):
         """The row as read, from memory if it is kept there, or the one that takes its place.
 
         Raises:
-            ImageReadError: If its picture cannot be read and is not to be skipped, or if no row's can.
+            ImageReadError: If its image cannot be read and is not to be skipped, or if no row's can.
         """
         for step in range(len(self)):
             place = (index + step) % len(self)
@@ -231,10 +231,10 @@ class ContourSamples(Dataset[dict[str, Any]]):
             decoded = cached if cached is not None else self._decode(self.source[place], place)
             if decoded is not None:
                 return decoded
-        first = next(iter(self.bad_pictures().values()), "the source is empty")
-        raise ImageReadError(f"none of the {len(self)} rows has a picture that can be read; the first: {first}")
+        first = next(iter(self.bad_images().values()), "the source is empty")
+        raise ImageReadError(f"none of the {len(self)} rows has an image that can be read; the first: {first}")
 
-    def bad_pictures(self) -> dict[str, str]:
+    def bad_images(self) -> dict[str, str]:
         """Rows that were left out so far, by this process and its workers: name and reason, in their order."""
         found = {}
         for index in self._bad_rows or ():
@@ -253,7 +253,7 @@ class ContourSamples(Dataset[dict[str, Any]]):
         return self.builder.build(self.decoded(index), index, epoch=self.epoch)
 
     def _decode(self, row: Mapping[str, Any], index: int) -> DecodedRow | None:
-        """A row as read, None where its picture cannot be and is to be skipped."""
+        """A row as read, None where its image cannot be and is to be skipped."""
         try:
             return self.builder.decode(row, index)
         except ImageReadError as error:
@@ -279,11 +279,11 @@ class ContourStream(IterableDataset[dict[str, Any]]):
         augmentation: Augmentation | None = None,
         colour: ColourTransform | None = None,
         seed: int = 0,
-        skip_bad_pictures: bool = False,
+        skip_bad_images: bool = False,
     ) -> None:
         self.source = source
-        self.skip_bad_pictures = skip_bad_pictures
-        self._bad_pictures: dict[str, str] = {}
+        self.skip_bad_images = skip_bad_images
+        self._bad_images: dict[str, str] = {}
         drawing = {"num_samples": None, "augmentation": augmentation, "colour": colour, "seed": seed}
         self.builder = SampleBuilder(processor, stage, source.features, **drawing)
         self._epoch = SharedEpoch()
@@ -309,16 +309,16 @@ class ContourStream(IterableDataset[dict[str, Any]]):
                 continue
             yield self.builder.build(decoded, index, epoch=epoch)
 
-    def bad_pictures(self) -> dict[str, str]:
+    def bad_images(self) -> dict[str, str]:
         """Rows that this process left out so far: name and reason; those of a worker stand in its log alone."""
-        return dict(self._bad_pictures)
+        return dict(self._bad_images)
 
     def _leave_out(self, name: str, error: ImageReadError) -> None:
-        if not self.skip_bad_pictures:
+        if not self.skip_bad_images:
             raise error
-        if name not in self._bad_pictures:
+        if name not in self._bad_images:
             logger.warning("%s; the row is left out of training.", str(error).rstrip("."))
-        self._bad_pictures[name] = str(error)
+        self._bad_images[name] = str(error)
 
 
 def collate_contour(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -328,13 +328,13 @@ def collate_contour(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Ten
         "pixel_values" `(B, 3, h, w)`, "labels" `(B, h, w)`, "index" `(B,)`, and "colour" `(B, 4)` if samples have it.
 
     Raises:
-        ValueError: If the pictures differ in size.
+        ValueError: If the images differ in size.
     """
     sizes = {tuple(sample["pixel_values"].shape[1:]) for sample in samples}
     if len(sizes) > 1:
         listed = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
         raise ValueError(
-            f"One batch holds pictures of {listed} (height x width). Set crop_size in the augmentation recipe so that "
+            f"One batch holds images of {listed} (height x width). Set crop_size in the augmentation recipe so that "
             "all have one size, or use batch size 1."
         )
     return stack(samples)
@@ -348,13 +348,13 @@ def collate_gender(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tens
         `(B, 4)` if samples have it.
 
     Raises:
-        ValueError: If the pictures differ in size.
+        ValueError: If the images differ in size.
     """
     return collate_contour(samples)
 
 
 def stack(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack what all samples have; pictures must be of one size."""
+    """Stack what all samples have; images must be of one size."""
     return {name: torch.stack([torch.as_tensor(sample[name]) for sample in samples]) for name in samples[0]}
 
 

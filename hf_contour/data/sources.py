@@ -1,7 +1,7 @@
-"""Read pictures, contours and labels from wherever they are into the same columns.
+"""Read images, contours and labels from wherever they are into the same columns.
 
 `load_source` gives `image` (`Image(decode=False)`), `contours` (a list of it, one per annotator) and `label`
-(`ClassLabel`, or a list of it) where the source has them; other columns are kept. No picture is decoded.
+(`ClassLabel`, or a list of it) where the source has them; other columns are kept. No image is decoded.
 """
 
 import csv
@@ -31,8 +31,8 @@ from hf_contour.data.standard_columns import (
     ColumnNames,
     SourceTraits,
     rename_columns,
+    with_standard_images,
     with_standard_labels,
-    with_standard_pictures,
     without_decoding,
 )
 
@@ -68,7 +68,7 @@ def load_source(
 
     Args:
         source: a Hub id; a Parquet file, glob pattern or folder; a csv file, or folder of them; a BSDS folder; a
-            folder whose README lists `configs:`; or a folder of pictures (class sub-folders or `metadata.csv`). See
+            folder whose README lists `configs:`; or a folder of images (class sub-folders or `metadata.csv`). See
             `detect_kind`.
         split: `train`, `validation` (also `val`) or `test`, as the source has them; `train+validation` joins two.
         columns: names of the columns in the source.
@@ -79,7 +79,7 @@ def load_source(
         multi_label: cells of a csv hold several labels (columns that are lists need no word).
         separator: between several contour paths, or labels, in a cell of a csv.
         cache_dir: folder of the cache of `datasets`; `None` takes its default.
-        strict: `False` keeps rows whose picture is not there, and gives rows with a bad label the label `None` and
+        strict: `False` keeps rows whose image is not there, and gives rows with a bad label the label `None` and
             what is wrong in the column `label_problem`: for the check before training. Not for streams.
 
     Returns:
@@ -88,7 +88,7 @@ def load_source(
     Raises:
         ValueError: If a column or a split is not there, or a label is missing, a float, negative, out of range or
             unknown; the message names the row.
-        FileNotFoundError: If the source, or a picture that it names, is not there, or the Hub cannot be reached.
+        FileNotFoundError: If the source, or an image that it names, is not there, or the Hub cannot be reached.
     """
     if streaming and not strict:
         raise ValueError("strict=False lists all problems of a split, which a stream cannot; leave streaming out.")
@@ -97,14 +97,14 @@ def load_source(
     splits = source_splits(source, kind=kind, config_name=config_name)
     chosen = [_matching_split(part.strip(), splits, source) for part in split.split("+")]
     traits = SourceTraits(
-        str(source), split, _picture_folder(source, kind), kind == "csv", separator, multi_label, strict
+        str(source), split, _image_folder(source, kind), kind == "csv", separator, multi_label, strict
     )
     read = partial(_read, source, kind, columns=columns, config_name=config_name, cache_dir=cache_dir)
     table = _csv_table(Path(source).expanduser(), kind)
     with _reaching(source, kind):
         parts = [_rows_of_split(without_decoding(read(split=one, streaming=streaming)), table, one) for one in chosen]
     dataset = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
-    dataset = with_standard_pictures(rename_columns(dataset, columns, traits), traits)
+    dataset = with_standard_images(rename_columns(dataset, columns, traits), traits)
     if columns.label is None or "label" not in dataset.features:
         return dataset
     names = list(label_names) if label_names is not None else None
@@ -344,7 +344,7 @@ def _read_imagefolder(path: Path, *, split: str, load: Any) -> AnyDataset:
     # Labels are the sub-folders as soon as there is one; `datasets` alone would drop them below two classes.
     has_classes = any(entry.is_dir() and not entry.name.startswith(".") for root in roots for entry in root.iterdir())
     if not any(file.suffix.lower() in {*ImageFolder.EXTENSIONS, ".zip"} for root in roots for file in root.rglob("*")):
-        raise FileNotFoundError(f"{path} has no picture in it or its sub-folders.")
+        raise FileNotFoundError(f"{path} has no image in it or its sub-folders.")
     shared_table = _csv_table(path, "imagefolder") is not None
     return load(
         "imagefolder",
@@ -354,8 +354,8 @@ def _read_imagefolder(path: Path, *, split: str, load: Any) -> AnyDataset:
     )
 
 
-def _picture_folder(source: str | Path, kind: str) -> Path | None:
-    """Where relative picture paths start: the folder, or that of the table; `None` where there are none."""
+def _image_folder(source: str | Path, kind: str) -> Path | None:
+    """Where relative image paths start: the folder, or that of the table; `None` where there are none."""
     if kind not in ("csv", "parquet", "imagefolder"):
         return None
     path = Path(source).expanduser().absolute()

@@ -1,4 +1,4 @@
-"""Bring any source to the columns `image`, `contours` and `label`, without decoding a picture."""
+"""Bring any source to the columns `image`, `contours` and `label`, without decoding an image."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +41,7 @@ class SourceTraits:
     Attributes:
         name: the source as the user gave it, for messages.
         split: the split, for messages.
-        folder: relative picture paths start here; `None` where pictures come in bytes.
+        folder: relative image paths start here; `None` where images come in bytes.
         is_text: cells come from csv, so that numbers and lists are text.
         separator: separates several paths or labels in a text cell.
         multi_label: text cells hold several labels.
@@ -96,7 +96,7 @@ def _found(
 
 
 def without_decoding(dataset: AnyDataset) -> AnyDataset:
-    """Switch every picture column, and list of pictures, to bytes and path."""
+    """Switch every image column, and list of images, to bytes and path."""
     if isinstance(dataset, IterableDataset):
         if dataset.features is None:  # a streamed text file: types are known after its first rows
             dataset = dataset.cast(Dataset.from_list(list(dataset.take(1000))).features)
@@ -115,22 +115,24 @@ def _undecoded(feature: Any) -> Any:
     return feature
 
 
-def with_standard_pictures(dataset: AnyDataset, traits: SourceTraits) -> AnyDataset:
+def with_standard_images(dataset: AnyDataset, traits: SourceTraits) -> AnyDataset:
     """Make `image` an `Image(decode=False)` and `contours`, where present, a list of them.
 
     Paths become absolute and are checked; remote paths of a stream are read into bytes.
     """
-    picture = Image(decode=False)
-    dataset = _standard_column(dataset, "image", partial(_image_cell, traits=traits), picture, traits)
+    image_feature = Image(decode=False)
+    dataset = _standard_column(dataset, "image", partial(_image_cell, traits=traits), image_feature, traits)
     if "contours" in dataset.features:
-        dataset = _standard_column(dataset, "contours", partial(_contour_cells, traits=traits), List(picture), traits)
+        dataset = _standard_column(
+            dataset, "contours", partial(_contour_cells, traits=traits), List(image_feature), traits
+        )
     return dataset
 
 
 def _image_cell(value: Any, index: int, *, traits: SourceTraits) -> dict[str, Any] | None:
-    cell = picture_cell(value, traits, f"{traits.row(index)}, column image")
+    cell = image_cell(value, traits, f"{traits.row(index)}, column image")
     if cell is None and traits.strict:
-        raise ValueError(f"{traits.row(index)}: there is no picture. Remove the row or name its file.")
+        raise ValueError(f"{traits.row(index)}: there is no image. Remove the row or name its file.")
     return cell
 
 
@@ -138,7 +140,7 @@ def _contour_cells(value: Any, index: int, *, traits: SourceTraits) -> list[dict
     if traits.is_text and isinstance(value, str):
         value = [part.strip() for part in value.split(traits.separator)]
     values = value if isinstance(value, list) else [value]
-    cells = (picture_cell(one, traits, f"{traits.row(index)}, column contours") for one in values)
+    cells = (image_cell(one, traits, f"{traits.row(index)}, column contours") for one in values)
     return [cell for cell in cells if cell is not None]
 
 
@@ -147,9 +149,9 @@ def _standard_column(
 ) -> AnyDataset:
     stored = dataset.features[column]
     inner = stored.feature if isinstance(stored, List | LargeList) else stored
-    if not isinstance(inner, Image) and not _holds_pictures(inner):
+    if not isinstance(inner, Image) and not _holds_images(inner):
         raise ValueError(
-            f"{traits.name}: column {column!r} is {stored}; expected pictures (bytes, paths or an Image column). "
+            f"{traits.name}: column {column!r} is {stored}; expected images (bytes, paths or an Image column). "
             f"Its columns are {list(dataset.features)}; name the right one with ColumnNames({column}=...)."
         )
     from_files = isinstance(inner, Value) and "string" in inner.dtype
@@ -162,7 +164,7 @@ def _standard_column(
 
 
 def _rows_without_bytes(dataset: Dataset, column: str) -> Iterator[int]:
-    """Numbers of the rows with a picture that is empty or a path, found without reading the others' bytes."""
+    """Numbers of the rows with an image that is empty or a path, found without reading the others' bytes."""
     start = 0
     for chunk in dataset.select_columns([column]).with_format("arrow")[:].column(column).chunks:
         is_list = pa.types.is_list(chunk.type)
@@ -173,14 +175,14 @@ def _rows_without_bytes(dataset: Dataset, column: str) -> Iterator[int]:
         start += len(chunk)
 
 
-def _holds_pictures(feature: Any) -> bool:
+def _holds_images(feature: Any) -> bool:
     if isinstance(feature, Value):
         return "string" in feature.dtype or "binary" in feature.dtype
     return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
 
 
-def picture_cell(value: Any, traits: SourceTraits, where: str) -> dict[str, Any] | None:
-    """One picture as `{"bytes", "path"}`; `None` for an empty cell.
+def image_cell(value: Any, traits: SourceTraits, where: str) -> dict[str, Any] | None:
+    """One image as `{"bytes", "path"}`; `None` for an empty cell.
 
     Raises:
         FileNotFoundError: If the cell names a file that is not there.

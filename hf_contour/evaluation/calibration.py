@@ -1,4 +1,4 @@
-"""Calibrate a classifier on held-out pictures: its temperature, and the confidence below which it should abstain.
+"""Calibrate a classifier on held-out images: its temperature, and the confidence below which it should abstain.
 
 Both go into the config of its folder.
 """
@@ -43,11 +43,11 @@ class CalibrationArguments:
     data: str = field(metadata={"help": "a folder, a file or a Hub id"})
     data_config: str | None = _setting(None, "configuration of the data set, where it has several")
     split: str = _setting("validation", "split to fit on: neither trained on nor tested on")
-    image_column: str = _setting("image", "column of the pictures")
+    image_column: str = _setting("image", "column of the images")
     label_column: str = _setting("label", "column of the labels")
-    batch_size: int = _setting(32, "pictures in a batch")
-    max_samples: int = _setting(0, "only the first pictures; 0: all")
-    num_workers: int = _setting(0, "processes that read pictures")
+    batch_size: int = _setting(32, "images in a batch")
+    max_samples: int = _setting(0, "only the first images; 0: all")
+    num_workers: int = _setting(0, "processes that read images")
     num_bins: int = _setting(15, "bins of the expected calibration error")
     wanted_accuracy: list[float] = field(
         default_factory=lambda: [0.995, 0.99, 0.999],
@@ -68,10 +68,10 @@ class CalibrationArguments:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a temperature does to confidence on the pictures that it was fitted on.
+    """What a temperature does to confidence on the images that it was fitted on.
 
     Attributes:
-        num_samples: pictures.
+        num_samples: images.
         temperature_before: that the folder had.
         temperature: that was fitted.
         abstain_threshold_before: that the folder had.
@@ -79,8 +79,8 @@ class Calibration:
         before: `expected_calibration_error` and `brier_score` at the old temperature.
         after: the same at the new one.
         abstaining: for each wanted accuracy the `threshold` of confidence that reaches it, and the `coverage` and
-            `accuracy` there; `None` where no threshold does, or where pictures have several labels.
-        coverage: points of the curve of accuracy over coverage; empty where pictures have several labels.
+            `accuracy` there; `None` where no threshold does, or where images have several labels.
+        coverage: points of the curve of accuracy over coverage; empty where images have several labels.
     """
 
     num_samples: int
@@ -160,14 +160,14 @@ def calibrate_predictions(
         num_bins: of the expected calibration error.
 
     Raises:
-        ValueError: If the likelihood has no inner optimum, as where every picture is right.
+        ValueError: If the likelihood has no inner optimum, as where every image is right.
     """
     logits = torch.from_numpy(predictions.logits)
     temperature = fit_temperature(logits, torch.from_numpy(predictions.labels))
     if predictions.correct.all() or not MIN_TEMPERATURE < temperature < MAX_TEMPERATURE:
         num_right = int(predictions.correct.sum())
         raise ValueError(
-            f"no temperature is best: {num_right} of {len(logits)} pictures are right. Confidence is learned from "
+            f"no temperature is best: {num_right} of {len(logits)} images are right. Confidence is learned from "
             "right and wrong ones, and the sure ones must be right more often; use a larger or another split."
         )
     after = _divided(predictions, temperature)

@@ -1,6 +1,6 @@
-"""Scores of a classifier on a split: of all pictures, of slices, under disturbance, and of its confidence.
+"""Scores of a classifier on a split: of all images, of slices, under perturbation, and of its confidence.
 
-Shapes: N pictures, K classes.
+Shapes: N images, K classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from hf_contour.data.samples import ContourSamples, collate_gender
 from hf_contour.evaluation.perturbations import (
-    COLOUR_DISTURBANCES,
-    CONTOUR_DISTURBANCES,
+    COLOUR_PERTURBATIONS,
+    CONTOUR_PERTURBATIONS,
     ColourDisturbedSamples,
     ContoursOfAnother,
     SamplesWithAnother,
@@ -36,8 +36,8 @@ from hf_contour.metrics.classification import (
 from hf_contour.metrics.paired import paired_scores
 from hf_contour.metrics.slices import MIN_SLICE, Slice, make_slices, parse_slice, slice_scores
 
-# Computed from a picture where the data has no such column.
-PICTURE_COLUMNS: dict[str, Callable[[np.ndarray], float]] = {
+# Computed from an image where the data has no such column.
+IMAGE_COLUMNS: dict[str, Callable[[np.ndarray], float]] = {
     # ITU-R BT.601, as Pillow turns colour to grey; 0 is black, 1 white.
     "brightness": lambda pixels: float(pixels.mean(axis=(0, 1)) @ (0.299, 0.587, 0.114) / 255),
     "aspect_ratio": lambda pixels: pixels.shape[1] / pixels.shape[0],  # width / height
@@ -51,15 +51,15 @@ class ClassEvaluationSettings:
     """How a classifier is evaluated.
 
     Attributes:
-        batch_size: pictures of a process in a batch.
-        num_workers: processes that read pictures.
+        batch_size: images of a process in a batch.
+        num_workers: processes that read images.
         group_column: of groups of near duplicates, or `None`.
         id_column: whose values name the rows in a file of predictions, or `None`: positions.
         slices: texts that `parse_slice` reads.
-        min_slice: values of fewer pictures are pooled.
-        disturbances: names of those to measure, each in a pass of its own: of `COLOUR_DISTURBANCES`, and of
-            `CONTOUR_DISTURBANCES`, which a model without an extractor leaves out.
-        seed: of what is drawn for the disturbances.
+        min_slice: values of fewer images are pooled.
+        perturbations: names of those to measure, each in a pass of its own: of `COLOUR_PERTURBATIONS`, and of
+            `CONTOUR_PERTURBATIONS`, which a model without an extractor leaves out.
+        seed: of what is drawn for the perturbations.
         scores: bins and bootstrap.
     """
 
@@ -69,7 +69,7 @@ class ClassEvaluationSettings:
     id_column: str | None = None
     slices: Sequence[str] = field(default_factory=tuple)
     min_slice: int = MIN_SLICE
-    disturbances: Sequence[str] = field(default_factory=tuple)
+    perturbations: Sequence[str] = field(default_factory=tuple)
     seed: int = 0
     scores: ScoreSettings = DEFAULT_SETTINGS
 
@@ -82,7 +82,7 @@ def class_scores(
     Args:
         model: in evaluation mode, on the accelerator's device.
         samples: of the stage "gender", neither augmented nor recoloured.
-        accelerator: shares the pictures out, and gathers.
+        accelerator: shares the images out, and gathers.
         settings: what to measure.
 
     Returns:
@@ -92,7 +92,7 @@ def class_scores(
         And the predictions that they were made from. Both on every process.
 
     Raises:
-        ValueError: If a column is not there or cannot be sliced by, or a picture cannot be read.
+        ValueError: If a column is not there or cannot be sliced by, or an image cannot be read.
     """
     source = samples.source
     groups = column_values(source, settings.group_column, "group_column") if settings.group_column else None
@@ -110,8 +110,8 @@ def class_scores(
     threshold = float(model.config.abstain_threshold)
     scores = prediction_scores(predictions, settings=settings.scores, abstain_threshold=threshold)
     scores |= {"temperature": float(model.config.temperature), "abstain_threshold": threshold}
-    if settings.disturbances:
-        scores |= disturbance_scores(model, samples, accelerator, settings, predictions=predictions)
+    if settings.perturbations:
+        scores |= perturbation_scores(model, samples, accelerator, settings, predictions=predictions)
     return scores, predictions
 
 
@@ -151,7 +151,7 @@ def prediction_scores(
     return scores
 
 
-def disturbance_scores(
+def perturbation_scores(
     model: nn.Module,
     samples: ContourSamples,
     accelerator: Accelerator,
@@ -159,17 +159,17 @@ def disturbance_scores(
     *,
     predictions: ClassPredictions,
 ) -> dict[str, Any]:
-    """Accuracy lost to each disturbance, with paired intervals; a pass over the split for each.
+    """Accuracy lost to each perturbation, with paired intervals; a pass over the split for each.
 
     Args:
         model: as for `class_scores`.
         samples: as for `class_scores`.
         accelerator: as for `class_scores`.
         settings: as for `class_scores`.
-        predictions: on the undisturbed pictures.
+        predictions: on the undisturbed images.
 
     Returns:
-        `colour_reliance` and `contour_contribution`, each name of a disturbance -> its figures; only what was asked
+        `colour_reliance` and `contour_contribution`, each name of a perturbation -> its figures; only what was asked
         for.
     """
 
@@ -180,21 +180,21 @@ def disturbance_scores(
         )
         return _accuracy_lost(described, predictions, disturbed, settings=settings.scores)
 
-    asked = settings.disturbances
+    asked = settings.perturbations
     colours = {
         name: lost(name, described, model, ColourDisturbedSamples(samples, name, seed=settings.seed))
-        for name, described in COLOUR_DISTURBANCES.items()
+        for name, described in COLOUR_PERTURBATIONS.items()
         if name in asked
     }
     contours = {}
     if "contours_zeroed" in asked and model.extractor is not None:
         with zeroed_contours(model) as without:
             name = "contours_zeroed"
-            contours[name] = lost(name, CONTOUR_DISTURBANCES[name], without, samples)
+            contours[name] = lost(name, CONTOUR_PERTURBATIONS[name], without, samples)
     if "contours_of_another" in asked and model.extractor is not None and len(samples) > 1:
         name = "contours_of_another"
         paired = SamplesWithAnother(samples, seed=settings.seed)
-        contours[name] = lost(name, CONTOUR_DISTURBANCES[name], ContoursOfAnother(model), paired)
+        contours[name] = lost(name, CONTOUR_PERTURBATIONS[name], ContoursOfAnother(model), paired)
     found = {"colour_reliance": colours, "contour_contribution": contours}
     return {name: figures for name, figures in found.items() if figures}
 
@@ -220,17 +220,17 @@ def split_slices(samples: ContourSamples, texts: Sequence[str], *, min_size: int
     """The slices of a split that the texts ask for, in their order.
 
     Args:
-        samples: whose source has the columns; those of `PICTURE_COLUMNS` are computed where it does not.
+        samples: whose source has the columns; those of `IMAGE_COLUMNS` are computed where it does not.
         texts: each as `parse_slice` reads it.
-        min_size: values of fewer pictures are pooled.
+        min_size: values of fewer images are pooled.
 
     Raises:
         ValueError: If a text cannot be read, a column is not there, or its values cannot be sliced by.
     """
     slices = []
     for request in [parse_slice(text) for text in texts]:
-        if request.column in PICTURE_COLUMNS and request.column not in samples.source.column_names:
-            measure = PICTURE_COLUMNS[request.column]
+        if request.column in IMAGE_COLUMNS and request.column not in samples.source.column_names:
+            measure = IMAGE_COLUMNS[request.column]
             values: Sequence[Any] = [measure(samples.decoded(row).pixels) for row in range(len(samples))]
         else:
             values = column_values(samples.source, request.column, "slices")

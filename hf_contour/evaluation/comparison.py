@@ -11,7 +11,7 @@ A plan is a YAML file:
       nearest: {model: {unify: nearest}}       # what differs; mappings are merged field by field
       another seed: {seeds: [1, 2], evaluation: {split: test}}   # seeds and fields of data of its own
 
-Classifiers are also compared picture by picture with those of the first variant, or of the one that a variant names as
+Classifiers are also compared image by image with those of the first variant, or of the one that a variant names as
 `paired_with`, that have the same seeds.
 
 Runs that are finished are not made again, and a run that another process is making is left to it, so the same command
@@ -194,9 +194,9 @@ def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Map
 
 
 def paired_variants(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
-    """Each variant of classifiers against the one it is paired with, on the same pictures and with the same seeds.
+    """Each variant of classifiers against the one it is paired with, on the same images and with the same seeds.
 
-    The pictures of all seeds that both have are put together, and near duplicates are resampled as wholes over all of
+    The images of all seeds that both have are put together, and near duplicates are resampled as wholes over all of
     them, so that the interval is that of the mean over these seeds; it says nothing about other seeds.
 
     Args:
@@ -219,7 +219,7 @@ def paired_variants(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
         first, second = (join_predictions([predictions[variant][seed] for seed in seeds]) for variant in (other, name))
         paired[name] = {"with": other, "seeds": seeds, **pair_predictions(first, second)}
         for figures in (paired[name]["all"], *paired[name]["slices"]):
-            del figures["mcnemar_p"]  # it would take the seeds for independent pictures
+            del figures["mcnemar_p"]  # it would take the seeds for independent images
     return paired
 
 
@@ -248,7 +248,7 @@ def comparison_results(
 
 
 def _multiply_adds(arguments: ContourTrainingArguments, *, size: tuple[int, int] = (320, 480)) -> int:
-    """Of one picture: of `size` for extractors, of the size that they see for classifiers."""
+    """Of one image: of `size` for extractors, of the size that they see for classifiers."""
     model = load_model(str(arguments.folder / "model"))
     height, width = arguments.image_size or size
     num_channels = getattr(model.config, "num_channels", 3)  # a classifier takes 3

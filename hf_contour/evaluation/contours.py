@@ -14,7 +14,7 @@ from tqdm import tqdm
 from hf_contour.data.samples import ContourSamples, collate_contour
 from hf_contour.evaluation.loops import THRESHOLDS as PIXEL_THRESHOLDS
 from hf_contour.evaluation.loops import count_pixels, pixel_scores
-from hf_contour.metrics.boundary.processes import PictureCounter
+from hf_contour.metrics.boundary.processes import ImageCounter
 from hf_contour.metrics.boundary.scores import MAX_DIST, EdgeCounts, EdgeScores, edge_scores
 
 
@@ -28,30 +28,30 @@ def contour_scores(
     max_dist: float = MAX_DIST,
     benchmark_processes: int = 1,
 ) -> dict[str, Any]:
-    """Evaluate an extractor at full picture size, in one pass.
+    """Evaluate an extractor at full image size, in one pass.
 
     Args:
         model: gives `loss` and `logits` `(1, 1, H, W)`; in evaluation mode, on the accelerator's device.
         samples: of the stage "contour", neither augmented nor recoloured.
-        accelerator: shares the pictures out, and gathers.
-        num_workers: processes that read pictures.
+        accelerator: shares the images out, and gathers.
+        num_workers: processes that read images.
         boundary_benchmark: whether to count matches too; the loss and the pixel scores are there without it.
         max_dist: of the benchmark, a fraction of the diagonal.
         benchmark_processes: beside each process of the accelerator; 1 counts in that process itself.
 
     Returns:
-        `loss` (mean over pictures), `num_samples`, the figures of `pixel_scores`, and with the benchmark those of
+        `loss` (mean over images), `num_samples`, the figures of `pixel_scores`, and with the benchmark those of
         `benchmark_figures`.
 
     Raises:
         ValueError: If a row cannot be read.
         ImportError: If Numba, which the benchmark needs, is not installed.
     """
-    counter = PictureCounter(num_processes=benchmark_processes, max_dist=max_dist) if boundary_benchmark else None
+    counter = ImageCounter(num_processes=benchmark_processes, max_dist=max_dist) if boundary_benchmark else None
     loader = accelerator.prepare(
         DataLoader(samples, batch_size=1, num_workers=num_workers, collate_fn=collate_contour)
     )
-    bar = tqdm(total=len(loader), desc="pictures", disable=not accelerator.is_local_main_process)
+    bar = tqdm(total=len(loader), desc="images", disable=not accelerator.is_local_main_process)
     threshold = model.config.consensus_threshold
     losses, indices, pixel_counts = [], [], torch.zeros(len(PIXEL_THRESHOLDS), 3, dtype=torch.float64)
     with bar, torch.inference_mode(), counter or nullcontext():
@@ -84,7 +84,7 @@ def _gather(counts: Sequence[EdgeCounts], indices: Sequence[int], accelerator: A
     """The counts of all processes in the order of the rows, each row once."""
     own = torch.from_numpy(np.stack([found.to_array() for found in counts])).to(accelerator.device)
     rows = torch.tensor(indices, device=accelerator.device)
-    # Processes with fewer pictures were given some of the first again, so that all hold equally many.
+    # Processes with fewer images were given some of the first again, so that all hold equally many.
     all_rows, all_counts = accelerator.gather((rows, own))
     by_row = dict(zip(all_rows.tolist(), all_counts.cpu().numpy(), strict=True))
     return [EdgeCounts.from_array(counts[0].thresholds, by_row[row]) for row in sorted(by_row)]

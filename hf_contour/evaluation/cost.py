@@ -56,6 +56,6 @@ def time_side_by_side(
     return durations
 
 
-def median_ratio(durations: Mapping[str, list[float]], name: str, yardstick: str) -> float:
-    """Median over the rounds of the duration of `name` relative to that of `yardstick` in the same round."""
-    return median(own / other for own, other in zip(durations[name], durations[yardstick], strict=True))
+def median_ratio(durations: Mapping[str, list[float]], name: str, baseline: str) -> float:
+    """Median over the rounds of the duration of `name` relative to that of `baseline` in the same round."""
+    return median(own / other for own, other in zip(durations[name], durations[baseline], strict=True))

@@ -1,6 +1,6 @@
 """Figures of both stages on a whole split, counted exactly over all processes.
 
-Shapes: B pictures, H x W pixels, K classes, T thresholds.
+Shapes: B images, H x W pixels, K classes, T thresholds.
 """
 
 from collections.abc import Callable
@@ -25,21 +25,21 @@ def evaluate_contours(
     heed: Callable[[], None],
     consensus_threshold: float,
 ) -> dict[str, Any]:
-    """Loss and pixel scores of contours at full picture size.
+    """Loss and pixel scores of contours at full image size.
 
     A pixel is right only in its very place; unlike the boundary benchmark there is no tolerance, so the scores are
     low, and good only for comparing one model with itself.
 
     Args:
         model: gives `loss` and `logits` `(1, 1, H, W)`.
-        loader: prepared; one picture a batch, with `pixel_values` and `labels` `(1, H, W)`.
+        loader: prepared; one image a batch, with `pixel_values` and `labels` `(1, H, W)`.
         accelerator: gathers over the processes.
         heed: called after each batch.
         consensus_threshold: share of annotators from which a pixel counts as a contour; pixels that fewer have
             drawn are not counted.
 
     Returns:
-        `loss` (mean over pictures), `num_samples`, and the best F over the thresholds with its precision, recall
+        `loss` (mean over images), `num_samples`, and the best F over the thresholds with its precision, recall
         and threshold.
     """
     losses, counts = [], torch.zeros(len(THRESHOLDS), 3, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""What is done to pictures, or to the contour branch, at test time, to learn what a classifier relies on.
+"""What is done to images, or to the contour branch, at test time, to learn what a classifier relies on.
 
-Pictures are disturbed as decoded, RGB before the processor; the contour branch by what its extractor gives, whatever
-the classifier then does with it. Shapes: B pictures, H x W pixels.
+Images are disturbed as decoded, RGB before the processor; the contour branch by what its extractor gives, whatever
+the classifier then does with it. Shapes: B images, H x W pixels.
 """
 
 from collections.abc import Iterator
@@ -24,26 +24,26 @@ from hf_contour.data.samples import ContourSamples
 PERMUTATIONS = [list(order) for order in permutations(range(3))][1:]
 HUE_TURNS = {"hue_90": 0.25, "hue_180": 0.5, "hue_270": -0.25}  # parts of the whole circle, as torchvision takes them
 # Each with what it does; the words go into results files.
-COLOUR_DISTURBANCES = {
-    "channels_permuted": "red, green and blue in another order, one of five drawn for each picture",
+COLOUR_PERTURBATIONS = {
+    "channels_permuted": "red, green and blue in another order, one of five drawn for each image",
     "hue_90": "hue turned by 90 degrees",
     "hue_180": "hue turned by 180 degrees",
     "hue_270": "hue turned by 270 degrees",
     "grey": "colour removed",
 }
-CONTOUR_DISTURBANCES = {
+CONTOUR_PERTURBATIONS = {
     "contours_zeroed": "everything that the extractor gives is zero",
-    "contours_of_another": "the extractor sees another picture of the split, drawn for each",
+    "contours_of_another": "the extractor sees another image of the split, drawn for each",
 }
 
 
 class ColourDisturbedSamples(Dataset[dict[str, Any]]):
-    """Samples of a split whose pictures have other colours.
+    """Samples of a split whose images have other colours.
 
     Args:
         samples: of the stage "gender", neither augmented nor recoloured.
-        name: one of `COLOUR_DISTURBANCES`.
-        seed: of the order of the channels; a picture has the same order whatever process reads it.
+        name: one of `COLOUR_PERTURBATIONS`.
+        seed: of the order of the channels; an image has the same order whatever process reads it.
     """
 
     def __init__(self, samples: ContourSamples, name: str, *, seed: int = 0) -> None:
@@ -59,42 +59,42 @@ class ColourDisturbedSamples(Dataset[dict[str, Any]]):
 
 
 def disturb_colours(pixels: NDArray[np.uint8], name: str, *, seed: int, index: int) -> NDArray[np.uint8]:
-    """A picture with other colours.
+    """An image with other colours.
 
     Args:
         pixels: `(H, W, 3)` uint8, RGB.
-        name: one of `COLOUR_DISTURBANCES`.
+        name: one of `COLOUR_PERTURBATIONS`.
         seed: with `index` decides the order of the channels.
-        index: row of the picture.
+        index: row of the image.
 
     Returns:
         `(H, W, 3)` uint8.
 
     Raises:
-        ValueError: If there is no such disturbance.
+        ValueError: If there is no such perturbation.
     """
-    picture = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+    image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
     if name == "channels_permuted":
         order = PERMUTATIONS[np.random.default_rng((seed, index)).integers(len(PERMUTATIONS))]
-        disturbed = transforms.permute_channels(picture, order)
+        disturbed = transforms.permute_channels(image, order)
     elif name in HUE_TURNS:
-        disturbed = transforms.adjust_hue(picture, HUE_TURNS[name])
+        disturbed = transforms.adjust_hue(image, HUE_TURNS[name])
     elif name == "grey":
-        disturbed = transforms.rgb_to_grayscale(picture, num_output_channels=3)
+        disturbed = transforms.rgb_to_grayscale(image, num_output_channels=3)
     else:
-        raise ValueError(f"there is no disturbance {name!r}; expected one of {', '.join(COLOUR_DISTURBANCES)}.")
+        raise ValueError(f"there is no perturbation {name!r}; expected one of {', '.join(COLOUR_PERTURBATIONS)}.")
     return disturbed.permute(1, 2, 0).contiguous().numpy()
 
 
 class SamplesWithAnother(Dataset[dict[str, Any]]):
-    """Samples whose `pixel_values` `(2, 3, H, W)` hold the picture and another one of the split.
+    """Samples whose `pixel_values` `(2, 3, H, W)` hold the image and another one of the split.
 
     Args:
         samples: of the stage "gender", neither augmented nor recoloured; at least two.
         seed: of the drawing.
 
     Raises:
-        ValueError: If there is only one picture.
+        ValueError: If there is only one image.
     """
 
     def __init__(self, samples: ContourSamples, *, seed: int = 0) -> None:
@@ -115,7 +115,7 @@ def partners(count: int, *, seed: int) -> NDArray[np.int64]:
         ValueError: If there are fewer than two.
     """
     if count < 2:
-        raise ValueError(f"there are {count} pictures; feeding another picture's contours takes at least 2.")
+        raise ValueError(f"there are {count} images; feeding another image's contours takes at least 2.")
     order = np.random.default_rng(seed).permutation(count)
     chosen = np.empty(count, dtype=np.int64)
     chosen[order] = np.roll(order, -1)
@@ -137,7 +137,7 @@ def zeroed_contours(model: nn.Module) -> Iterator[nn.Module]:
 
 
 class ContoursOfAnother(nn.Module):
-    """A classifier that sees one picture and is given the contour features of another.
+    """A classifier that sees one image and is given the contour features of another.
 
     Both go through the model in one batch; in between, the extractor's outputs change places.
     """
@@ -147,7 +147,7 @@ class ContoursOfAnother(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> ModelOutput:
-        """Classifies the first of each two pictures with the contours of the second.
+        """Classifies the first of each two images with the contours of the second.
 
         Args:
             pixel_values: `(B, 2, 3, H, W)`, as `SamplesWithAnother` gives them.

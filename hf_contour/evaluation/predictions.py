@@ -1,6 +1,6 @@
-"""What a classifier said about each picture of a split, kept in a file, so that two classifiers can be paired.
+"""What a classifier said about each image of a split, kept in a file, so that two classifiers can be paired.
 
-Shapes: N pictures, K classes, S slices.
+Shapes: N images, K classes, S slices.
 """
 
 import json
@@ -27,8 +27,8 @@ class ClassPredictions:
 
     Attributes:
         logits: `(N, K)` float32, divided by the classifier's temperature.
-        labels: `(N,)` int64, or `(N, K)` int64 of 0 and 1 where a picture has several.
-        row_ids: `(N,)` int64 or text; what tells one picture from another.
+        labels: `(N,)` int64, or `(N, K)` int64 of 0 and 1 where an image has several.
+        row_ids: `(N,)` int64 or text; what tells one image from another.
         group_ids: `(N,)` int64, equal for near duplicates.
         class_names: K names.
         slices: parts of the split.
@@ -47,25 +47,25 @@ class ClassPredictions:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether a picture has several labels."""
+        """Whether an image has several labels."""
         return self.labels.ndim == 2
 
     @property
     def probabilities(self) -> FloatArray:
-        """`(N, K)` softmax of the logits, or the sigmoid where a picture has several labels."""
+        """`(N, K)` softmax of the logits, or the sigmoid where an image has several labels."""
         logits = torch.from_numpy(self.logits).double()
         return (logits.sigmoid() if self.is_multi_label else logits.softmax(dim=1)).numpy()
 
     @property
     def predicted(self) -> IntArray:
-        """`(N,)` class numbers; `(N, K)` of 0 and 1 where a picture has several labels."""
+        """`(N,)` class numbers; `(N, K)` of 0 and 1 where an image has several labels."""
         if self.is_multi_label:
             return (self.probabilities >= DEFAULT_SETTINGS.threshold).astype(np.int64)
         return self.probabilities.argmax(axis=1)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """`(N,)`: whether the label, or all labels, of a picture are right."""
+        """`(N,)`: whether the label, or all labels, of an image are right."""
         right = self.predicted == self.labels
         return right.all(axis=1) if self.is_multi_label else right
 
@@ -121,7 +121,7 @@ def read_predictions(path: Path) -> ClassPredictions:
 def pair_predictions(
     first: ClassPredictions, second: ClassPredictions, *, settings: ScoreSettings = DEFAULT_SETTINGS
 ) -> dict[str, Any]:
-    """Compare two classifiers on the same pictures, on all and on each slice that both have.
+    """Compare two classifiers on the same images, on all and on each slice that both have.
 
     Args:
         first: of the one classifier; its groups are resampled.
@@ -132,9 +132,9 @@ def pair_predictions(
         `all`, the fields of `PairedScores`, and `slices`, each with its `name` and the same fields.
 
     Raises:
-        ValueError: If pictures, labels or class names differ; names the first row that does.
+        ValueError: If images, labels or class names differ; names the first row that does.
     """
-    _check_same_pictures(first, second)
+    _check_same_images(first, second)
     everything = np.ones(len(first.labels), dtype=bool)
     theirs = {part.name: part.members for part in second.slices}
     shared = [part for part in first.slices if part.name in theirs and np.array_equal(theirs[part.name], part.members)]
@@ -152,13 +152,13 @@ def pair_predictions(
 
 
 def join_predictions(parts: Sequence[ClassPredictions]) -> ClassPredictions:
-    """Predictions of several models, such as one for each seed, on the same pictures, as if they were of one.
+    """Predictions of several models, such as one for each seed, on the same images, as if they were of one.
 
     Args:
-        parts: at least one; with the same pictures and slices. Copies of a picture stay in its group.
+        parts: at least one; with the same images and slices. Copies of an image stay in its group.
     """
     for part in parts[1:]:
-        _check_same_pictures(parts[0], part)
+        _check_same_images(parts[0], part)
     first = parts[0]
     return replace(
         first,
@@ -170,21 +170,21 @@ def join_predictions(parts: Sequence[ClassPredictions]) -> ClassPredictions:
     )
 
 
-def _check_same_pictures(first: ClassPredictions, second: ClassPredictions) -> None:
+def _check_same_images(first: ClassPredictions, second: ClassPredictions) -> None:
     if first.class_names != second.class_names:
         raise ValueError(f"the classes are {first.class_names} and {second.class_names}; expected the same.")
     for name in ("row_ids", "labels", "group_ids"):
         one, other = getattr(first, name), getattr(second, name)
         if one.shape != other.shape:
             raise ValueError(
-                f"{name} are of shapes {one.shape} and {other.shape}; evaluate both classifiers on the same pictures."
+                f"{name} are of shapes {one.shape} and {other.shape}; evaluate both classifiers on the same images."
             )
         differing = np.flatnonzero((one != other).reshape(len(one), -1).any(axis=1))
         if len(differing):
             row = differing[0]
             raise ValueError(
                 f"{name} differ in {len(differing)} rows, first in row {row}: {one[row]} and {other[row]}; "
-                "evaluate both classifiers on the same pictures, with the same --group_column and --id_column."
+                "evaluate both classifiers on the same images, with the same --group_column and --id_column."
             )
 
 

@@ -16,7 +16,7 @@ from hf_contour.data.samples import ContourSamples
 from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.evaluation.classes import ClassEvaluationSettings, class_scores
 from hf_contour.evaluation.contours import contour_scores
-from hf_contour.evaluation.perturbations import COLOUR_DISTURBANCES, CONTOUR_DISTURBANCES
+from hf_contour.evaluation.perturbations import COLOUR_PERTURBATIONS, CONTOUR_PERTURBATIONS
 from hf_contour.evaluation.predictions import ClassPredictions, write_predictions
 from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, Results, write_results
 from hf_contour.evaluation.summary import class_summary
@@ -29,7 +29,7 @@ from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 
 EMBEDDED = "embedded"
-DISTURBANCES = (*COLOUR_DISTURBANCES, *CONTOUR_DISTURBANCES)
+PERTURBATIONS = (*COLOUR_PERTURBATIONS, *CONTOUR_PERTURBATIONS)
 EMBEDDED_SAMPLES = 200  # as many as a training evaluates on
 
 
@@ -48,15 +48,15 @@ class EvaluationArguments:
     output: str | None = _setting(None, "results file; default: model_cards/results/NAME.json")
     name: str | None = _setting(None, "name of the results; default: MODEL-DATA-SPLIT")
     group_column: str | None = _setting(None, "column of groups of near duplicates, for the interval of accuracy")
-    image_column: str = _setting("image", "column of the pictures")
+    image_column: str = _setting("image", "column of the images")
     contours_column: str = _setting("contours", "column of the contour maps")
     label_column: str = _setting("label", "column of the labels")
-    batch_size: int = _setting(32, "pictures of a process in a batch; contours go one by one")
-    max_samples: int = _setting(0, "only the first pictures; 0: all")
+    batch_size: int = _setting(32, "images of a process in a batch; contours go one by one")
+    max_samples: int = _setting(0, "only the first images; 0: all")
     embedded_size: list[int] = field(
         default_factory=lambda: [96, 96], metadata={"help": "height and width of the drawn garments"}
     )
-    num_workers: int = _setting(0, "processes that read pictures")
+    num_workers: int = _setting(0, "processes that read images")
     seed: int = _setting(0, "seed of the bootstrap, and of the drawn garments")
     num_resamples: int = _setting(2000, "resamples of the bootstrap")
     num_bins: int = _setting(15, "bins of the expected calibration error")
@@ -67,12 +67,12 @@ class EvaluationArguments:
             "brightness and aspect_ratio are measured where the data does not have them"
         },
     )
-    min_slice: int = _setting(MIN_SLICE, "values of a column with fewer pictures are scored together")
-    disturbances: list[str] = field(
+    min_slice: int = _setting(MIN_SLICE, "values of a column with fewer images are scored together")
+    perturbations: list[str] = field(
         default_factory=list,
         metadata={
             "help": "measure what colours and contours contribute, a pass for each: 'all', or some of "
-            + ", ".join(DISTURBANCES)
+            + ", ".join(PERTURBATIONS)
         },
     )
     predictions: str | None = _setting(None, "file (.npz) for what was predicted, which compare_models.py reads")
@@ -88,11 +88,11 @@ class EvaluationArguments:
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}.")
-        if self.disturbances == ["all"]:
-            self.disturbances = list(DISTURBANCES)
-        for name in self.disturbances:
-            if name not in DISTURBANCES:
-                raise ValueError(f"disturbances has {name!r}; expected all, or some of {', '.join(DISTURBANCES)}.")
+        if self.perturbations == ["all"]:
+            self.perturbations = list(PERTURBATIONS)
+        for name in self.perturbations:
+            if name not in PERTURBATIONS:
+                raise ValueError(f"perturbations has {name!r}; expected all, or some of {', '.join(PERTURBATIONS)}.")
         if len(self.embedded_size) != 2 or min(self.embedded_size) < 1:
             raise ValueError(f"embedded_size is {self.embedded_size}; expected a height and a width.")
         if not 0 <= self.max_dist <= 1:
@@ -123,7 +123,7 @@ def evaluate(arguments: EvaluationArguments, *, command: str) -> Results:
         The results, on every process; the main one has written them.
 
     Raises:
-        ValueError: If model and data do not fit, or a picture cannot be read; names the row.
+        ValueError: If model and data do not fit, or an image cannot be read; names the row.
     """
     set_seed(arguments.seed)
     accelerator = Accelerator(cpu=arguments.cpu)
@@ -222,7 +222,7 @@ def _class_scores(
     accelerator: Accelerator,
     arguments: EvaluationArguments,
 ) -> tuple[dict[str, Any], ClassPredictions]:
-    names = ("batch_size", "num_workers", "group_column", "id_column", "slices", "min_slice", "disturbances", "seed")
+    names = ("batch_size", "num_workers", "group_column", "id_column", "slices", "min_slice", "perturbations", "seed")
     settings = ClassEvaluationSettings(
         **{name: getattr(arguments, name) for name in names},
         scores=ScoreSettings(num_bins=arguments.num_bins, num_resamples=arguments.num_resamples, seed=arguments.seed),
@@ -265,7 +265,7 @@ def _protocol(
         "image_size": size,
         "keeps_aspect_ratio": bool(processor.do_pad),
         "interval": "95 %, percentile bootstrap",
-        "interval_groups": arguments.group_column or "pictures",
+        "interval_groups": arguments.group_column or "images",
     }
 
 

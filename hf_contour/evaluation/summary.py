@@ -1,15 +1,15 @@
-"""One table of a classifier's evaluation: all pictures, each slice, each disturbance."""
+"""One table of a classifier's evaluation: all images, each slice, each perturbation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_contour.hub.card_tables import markdown_table
 
-HEADER = ["pictures", "number", "groups", "accuracy (95 % interval)", "balanced accuracy", "lost (95 % interval)"]
+HEADER = ["images", "number", "groups", "accuracy (95 % interval)", "balanced accuracy", "lost (95 % interval)"]
 
 
 def class_summary(scores: Mapping[str, Any]) -> str:
-    """A Markdown table of the scores of a results file; those of older files have only the row of all pictures."""
+    """A Markdown table of the scores of a results file; those of older files have only the row of all images."""
     rows = [_row("all", scores), *(_row(part["name"], part) for part in scores.get("slices", []))]
     for kind in ("colour_reliance", "contour_contribution"):
         rows += [_disturbed_row(name, figures) for name, figures in scores.get(kind, {}).items()]

@@ -217,7 +217,7 @@ def _eval_results(results: Results) -> list[EvalResult]:
 
 def _summary(labels: Sequence[str]) -> str:
     return (
-        f"Sorts pictures of garments by the section that they are sold in: {', '.join(labels)}. A frozen contour "
+        f"Sorts images of garments by the section that they are sold in: {', '.join(labels)}. A frozen contour "
         "extractor, trained on drawn contours, stands beside an image backbone."
     )
 
@@ -248,10 +248,10 @@ def _usage(model: ModelFolder) -> str:
         "from transformers import AutoImageProcessor, AutoModelForPreTraining\n\n"
         f'processor = AutoImageProcessor.from_pretrained("{model.name}", trust_remote_code=True)\n'
         f'model = AutoModelForPreTraining.from_pretrained("{model.name}", trust_remote_code=True).eval()\n'
-        'picture = Image.open("picture.jpg")\n'
+        'image = Image.open("image.jpg")\n'
         "with torch.no_grad():\n"
-        '    outputs = model(**processor(picture, return_tensors="pt"))\n'
-        "contours = processor.post_process_contours(outputs, [(picture.height, picture.width)])[0]"
+        '    outputs = model(**processor(image, return_tensors="pt"))\n'
+        "contours = processor.post_process_contours(outputs, [(image.height, image.width)])[0]"
     )
 
 

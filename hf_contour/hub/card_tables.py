@@ -15,7 +15,7 @@ CONTOUR_COLUMNS = {"loss": "loss", "pixel_f1": "pixel F1 (no tolerance)", "pixel
 BENCHMARK_COLUMNS = {"ods": "ODS", "ois": "OIS", "ap": "AP", "r50": "R50"}
 # The slice with hardly a skin-toned pixel: garments alone, or on a cropped body.
 GARMENTS_ONLY = "skin_fraction <= 0.02"
-# Scores of a classifier under disturbance -> what their table is about.
+# Scores of a classifier under perturbation -> what their table is about.
 DISTURBED = {"colour_reliance": "Colours changed", "contour_contribution": "Contours taken away"}
 
 
@@ -24,7 +24,7 @@ def results_section(results: Sequence[Results], folder: Path) -> str:
 
     Args:
         results: all of one task.
-        folder: of the model; a picture in it that is named for an evaluation is shown with it.
+        folder: of the model; an image in it that is named for an evaluation is shown with it.
     """
     if not results:
         return "No evaluation of this model has been made."
@@ -32,7 +32,7 @@ def results_section(results: Sequence[Results], folder: Path) -> str:
     for found in results:
         parts += _class_tables(found) if found.task == CLASSIFICATION else []
         if (folder / f"{found.name}.png").is_file():
-            parts.append(f"![The scores in pictures: {data_words(found.data)}]({found.name}.png)")
+            parts.append(f"![The scores in images: {data_words(found.data)}]({found.name}.png)")
     return "\n\n".join(parts)
 
 
@@ -41,14 +41,14 @@ def _class_tables(results: Results) -> list[str]:
     scores = results.scores
     tables = [class_table(results)] if "confusion_matrix" in scores else []
     tables += [slices_table(results)] if "slices" in scores else []
-    tables += [disturbance_table(results, kind) for kind in DISTURBED if kind in scores]
+    tables += [perturbation_table(results, kind) for kind in DISTURBED if kind in scores]
     return tables + ([calibration_table(results)] if "temperature" in scores else [])
 
 
 def class_table(results: Results) -> str:
     """A Markdown table of the scores and the confusion matrix of one single-label evaluation."""
     names = results.scores["class_names"]
-    header = ["class", "precision", "recall", "F1", "pictures", *(f"taken for {name}" for name in names)]
+    header = ["class", "precision", "recall", "F1", "images", *(f"taken for {name}" for name in names)]
     rows = []
     for name, counts in zip(names, results.scores["confusion_matrix"], strict=True):
         scores = results.scores["per_class"][name]
@@ -59,7 +59,7 @@ def class_table(results: Results) -> str:
 
 def slices_table(results: Results) -> str:
     """A Markdown table of the parts of the split; an evaluation of a classifier with `slices`."""
-    header = ["part", "pictures", "groups", "accuracy (95 % interval)", "balanced accuracy"]
+    header = ["part", "images", "groups", "accuracy (95 % interval)", "balanced accuracy"]
     rows = [
         [
             f"garments only: {part['name']}" if part["name"] == GARMENTS_ONLY else part["name"],
@@ -73,8 +73,8 @@ def slices_table(results: Results) -> str:
     return f"Parts of {data_words(results.data)}:\n\n{markdown_table(header, rows)}"
 
 
-def disturbance_table(results: Results, kind: str) -> str:
-    """A Markdown table of what a classifier loses to disturbances of one kind.
+def perturbation_table(results: Results, kind: str) -> str:
+    """A Markdown table of what a classifier loses to perturbations of one kind.
 
     Args:
         results: an evaluation of a classifier that has them.
@@ -154,11 +154,11 @@ def results_table(results: Sequence[Results]) -> str:
         ]
         for found, cells in zip(results, figures, strict=True)
     ]
-    return markdown_table(["model", "data", "pictures", "protocol", *header, "command"], rows)
+    return markdown_table(["model", "data", "images", "protocol", *header, "command"], rows)
 
 
 def _protocol_words(protocol: dict[str, Any]) -> str:
-    """The size that pictures were read at, the distance of the benchmark, and what the interval was drawn over."""
+    """The size that images were read at, the distance of the benchmark, and what the interval was drawn over."""
     size = protocol["image_size"]
     words = [f"{size['height']}x{size['width']}" if isinstance(size, dict) else f"size {size}"]
     benchmark = protocol.get("boundary_benchmark")

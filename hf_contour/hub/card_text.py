@@ -63,19 +63,19 @@ weights from the Python package `{{ weights.package }}` {{ weights.version }} ({
 {% endfor %}"""
 
 CLASSIFIER_USE = (
-    "Sorting pictures of garments by the section that they are sold in ({labels}), as one sign among others, with "
-    "the scores above a threshold that fits the cost of a mistake. It looks at one picture of one garment."
+    "Sorting images of garments by the section that they are sold in ({labels}), as one sign among others, with "
+    "the scores above a threshold that fits the cost of a mistake. It looks at one image of one garment."
 )
 CLASSIFIER_MISUSE = (
     "guessing the gender of a person, or anything else about a person. The labels are the shop's sections, not the "
     "people who wear the garments. Many of the photographs show people all the same, so the model can read the wearer "
     "where it should read the garment, and what it learned from models of one shop says nothing about anybody's "
-    "gender. Pictures of people without regard to what is sold are outside of what was tested."
+    "gender. Images of people without regard to what is sold are outside of what was tested."
 )
 ABSTAINING = (
-    "Where a wrong answer costs more than none: with `hf_contour` imported, `classify(picture, abstain=True)` gives "
-    '`[{{"label": None, "score": ...}}]` for a picture whose best score lies below {threshold:.6g}, the '
-    "`abstain_threshold` of `config.json`. It was chosen on held-out pictures, together with the temperature."
+    "Where a wrong answer costs more than none: with `hf_contour` imported, `classify(image, abstain=True)` gives "
+    '`[{{"label": None, "score": ...}}]` for an image whose best score lies below {threshold:.6g}, the '
+    "`abstain_threshold` of `config.json`. It was chosen on held-out images, together with the temperature."
 )
 EXTRACTOR_USE = (
     "Contour features for another network, and contour maps of photographs. The maps need the single-channel layer, "
@@ -90,12 +90,12 @@ PATENT = (
 RESEARCH_ONLY = "Weights: for non-commercial research and education only, since BSDS500 was made available for that."
 FREE_WEIGHTS = "Weights: Apache-2.0."
 GENERAL_LIMIT = (
-    "Scores hold for pictures like those of the split that they were measured on; expect lower ones on other kinds of "
-    "pictures, other shops, times and places."
+    "Scores hold for images like those of the split that they were measured on; expect lower ones on other kinds of "
+    "images, other shops, times and places."
 )
-CLASSIFIER_LIMIT = "Pictures are brought to a small size before they are read; details below it are lost."
+CLASSIFIER_LIMIT = "Images are brought to a small size before they are read; details below it are lost."
 GARMENTS_ONLY_LIMIT = (
-    "On the {num_samples} pictures of {data} with hardly any skin ({name}: garments alone, or on a cropped body), "
+    "On the {num_samples} images of {data} with hardly any skin ({name}: garments alone, or on a cropped body), "
     "accuracy was {part}, against {whole} on all. This is the figure to expect where no wearer helps."
 )
 EXTRACTOR_LIMIT = (

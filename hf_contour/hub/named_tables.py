@@ -25,8 +25,8 @@ SHOWN = {
     "test_checkpoint_faults": "a fault at any call of a save, or damage to the newest checkpoint: one still loads",
     "test_failing_runs": "full, read-only and vanishing folders: path and bytes are named, nothing partial stays",
     "test_signals": "signals under `python`, `accelerate launch` and `torchrun`: saved within a step, no process left",
-    "test_non_finite": "NaN and infinity in pictures, loss, gradient or weights never reach a checkpoint",
-    "test_hostile_pictures": "broken, odd and enormous pictures are read, converted or refused, none for over 2 s",
+    "test_non_finite": "NaN and infinity in images, loss, gradient or weights never reach a checkpoint",
+    "test_hostile_images": "broken, odd and enormous images are read, converted or refused, none for over 2 s",
     "test_soak": "10,000 calls, 8 threads and 4 processes: the same answers, no growth",
     "test_properties": "sizes, channels and batches of any kind give finite features of the stated shape",
     "test_label_faults": "wrong labels cost accuracy, not the run",
@@ -105,7 +105,7 @@ def speed_table(results: Mapping[str, Any]) -> str:
     Args:
         results: as `benchmark.benchmark_extractors` gives them.
     """
-    header = ["model", "picture", "weights", "million multiply-adds", "median ms", "time relative to the first row"]
+    header = ["model", "image", "weights", "million multiply-adds", "median ms", "time relative to the first row"]
     rows = [
         [
             row["name"],
@@ -126,9 +126,9 @@ def training_speed_table(results: Mapping[str, Any]) -> str:
     Args:
         results: as `training_benchmark.benchmark_classifiers` gives them.
     """
-    header = ["model", "picture", "weights", "trained weights", "million multiply-adds", "training: ms a picture"]
-    header += ["pictures a second relative to the first row", "in use, alone: ms", "time relative to the first row"]
-    header += ["in use, in batches: ms a picture", "time relative to the first row"]
+    header = ["model", "image", "weights", "trained weights", "million multiply-adds", "training: ms an image"]
+    header += ["images a second relative to the first row", "in use, alone: ms", "time relative to the first row"]
+    header += ["in use, in batches: ms an image", "time relative to the first row"]
     rows = [
         [
             row["name"],

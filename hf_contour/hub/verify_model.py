@@ -218,7 +218,7 @@ def check_results(folder: Path) -> Finding | None:
 
 
 def check_processor(settings: Mapping[str, Any], content: Mapping[str, Any] | None) -> list[Finding]:
-    """Whether the processor's settings are possible, and normalise pictures as the model expects.
+    """Whether the processor's settings are possible, and normalise images as the model expects.
 
     Args:
         settings: of `preprocessor_config.json`.
@@ -244,10 +244,10 @@ def check_processor(settings: Mapping[str, Any], content: Mapping[str, Any] | No
         if not getattr(processor, field):
             findings.append(Finding("processor", WARNING, f"{field} is off; the model was trained with it on."))
     if processor.max_pixels > DEFAULT_MAX_PIXELS:
-        message = f"pictures of {processor.max_pixels:,} pixels are decoded; {DEFAULT_MAX_PIXELS:,} are usual."
+        message = f"images of {processor.max_pixels:,} pixels are decoded; {DEFAULT_MAX_PIXELS:,} are usual."
         findings.append(Finding("processor", WARNING, message))
     size = processor.size
     if size["height"] * size["width"] > DEFAULT_MAX_PIXELS:
-        message = f"every picture is brought to {size['height']}x{size['width']}, which takes gigabytes."
+        message = f"every image is brought to {size['height']}x{size['width']}, which takes gigabytes."
         findings.append(Finding("processor", WARNING, message))
     return findings or [Finding("processor", OK, f"{size['height']}x{size['width']}, normalised as config.json says")]

@@ -1,4 +1,4 @@
-"""Pictures to predict: found in files, folders and data sets, and opened one by one."""
+"""Images to predict: found in files, folders and data sets, and opened one by one."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,19 +10,19 @@ from PIL import Image
 from hf_contour.data.sources import load_source
 from hf_contour.image_processing_contour import ImageReadError, open_image
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 
 
 @dataclass(frozen=True)
-class PictureSource:
-    """A picture that was not opened yet.
+class ImageSource:
+    """An image that was not opened yet.
 
     Attributes:
         name: what reports call it.
         content: path or bytes.
-        stem: where its maps go below the output folder, without suffix; unlike that of any other picture.
+        stem: where its maps go below the output folder, without suffix; unlike that of any other image.
     """
 
     name: str
@@ -32,7 +32,7 @@ class PictureSource:
 
 @dataclass
 class PredictionReport:
-    """What became of the pictures: how many were done, and what was skipped for which reason."""
+    """What became of the images: how many were done, and what was skipped for which reason."""
 
     num_done: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -45,16 +45,16 @@ class PredictionReport:
         return 3 if self.skipped else 0
 
 
-def find_pictures(inputs: Sequence[str], *, outside: Path | None = None) -> list[PictureSource]:
-    """The pictures that files and folders name, folders with all below them, in order of their names.
+def find_images(inputs: Sequence[str], *, outside: Path | None = None) -> list[ImageSource]:
+    """The images that files and folders name, folders with all below them, in order of their names.
 
     Args:
-        inputs: files, whatever their suffix, and folders, of which files with the suffix of a picture count.
+        inputs: files, whatever their suffix, and folders, of which files with the suffix of an image count.
         outside: a folder whose files are left out, such as the output of an earlier run.
 
     Raises:
         FileNotFoundError: If an input is not there.
-        ValueError: If a folder holds no picture.
+        ValueError: If a folder holds no image.
     """
     found: list[tuple[Path, Path]] = []  # path, place below the output folder
     for name in inputs:
@@ -63,20 +63,20 @@ def find_pictures(inputs: Sequence[str], *, outside: Path | None = None) -> list
             found.append((path, Path(path.name)))
             continue
         if not path.is_dir():
-            raise FileNotFoundError(f"{path} is not there; expected a picture or a folder of pictures.")
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in PICTURE_SUFFIXES]
+            raise FileNotFoundError(f"{path} is not there; expected an image or a folder of images.")
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
         inside = [file for file in inside if outside is None or not file.is_relative_to(outside)]
         if not inside:
-            raise ValueError(f"{path} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))}).")
+            raise ValueError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
         found += [(file, file.relative_to(path)) for file in inside]
     stems = _distinct([str(place.with_suffix("")) for _, place in found])
-    return [PictureSource(str(path), str(path), stem) for (path, _), stem in zip(found, stems, strict=True)]
+    return [ImageSource(str(path), str(path), stem) for (path, _), stem in zip(found, stems, strict=True)]
 
 
-def data_set_pictures(
+def data_set_images(
     data: str, *, split: str, rows: Sequence[int] | None = None, config_name: str | None = None
-) -> list[PictureSource]:
-    """The pictures of a data set, or of some of its rows, counted from 0.
+) -> list[ImageSource]:
+    """The images of a data set, or of some of its rows, counted from 0.
 
     Raises:
         ValueError: If a row is not there.
@@ -86,22 +86,22 @@ def data_set_pictures(
     for row in chosen:
         if not 0 <= row < len(source):
             raise ValueError(f"row {row} is not in {data}, split {split}; its rows are 0 to {len(source) - 1}.")
-    pictures = source.select_columns(["image"])
+    images = source.select_columns(["image"])
     return [
-        PictureSource(f"{data} {split} row {row}", picture["bytes"] or picture["path"], f"{split}_{row:05d}")
-        for row, picture in ((row, pictures[row]["image"]) for row in chosen)
+        ImageSource(f"{data} {split} row {row}", image["bytes"] or image["path"], f"{split}_{row:05d}")
+        for row, image in ((row, images[row]["image"]) for row in chosen)
     ]
 
 
-def open_pictures(
-    sources: Iterable[PictureSource], report: PredictionReport, *, opening: Mapping[str, Any] | None = None
-) -> Iterator[tuple[PictureSource, Image.Image]]:
-    """Open one picture after the other; what cannot be read is noted in the report and left out.
+def open_images(
+    sources: Iterable[ImageSource], report: PredictionReport, *, opening: Mapping[str, Any] | None = None
+) -> Iterator[tuple[ImageSource, Image.Image]]:
+    """Open one image after the other; what cannot be read is noted in the report and left out.
 
     Args:
         sources: where they are.
         report: gets what is skipped.
-        opening: further arguments of `open_image`, such as those of the processor that the pictures go to.
+        opening: further arguments of `open_image`, such as those of the processor that the images go to.
     """
     for source in sources:
         try:

@@ -1,6 +1,6 @@
-"""Confidence one can act on: a temperature fitted on held-out pictures, and what abstaining buys.
+"""Confidence one can act on: a temperature fitted on held-out images, and what abstaining buys.
 
-Shapes: N pictures, K classes.
+Shapes: N images, K classes.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class CoveragePoint:
 
     Attributes:
         threshold: lowest confidence that is acted on.
-        coverage: share of the pictures that are.
+        coverage: share of the images that are.
         accuracy: share of those that are right; `None` where none is acted on.
     """
 
@@ -32,7 +32,7 @@ class CoveragePoint:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, *, max_iterations: int = 100) -> float:
-    """The temperature that makes the negative log likelihood of held-out pictures smallest.
+    """The temperature that makes the negative log likelihood of held-out images smallest.
 
     Args:
         logits: `(N, K)`, not divided by any temperature.
@@ -40,16 +40,16 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, max_iterations: int = 100
         max_iterations: of LBFGS.
 
     Returns:
-        A number from 0.01 to 100; logits are to be divided by it. At the ends where the pictures are all right or
+        A number from 0.01 to 100; logits are to be divided by it. At the ends where the images are all right or
         all wrong, since the likelihood then has no inner optimum.
 
     Raises:
-        ValueError: If there are no pictures, or logits are not finite.
+        ValueError: If there are no images, or logits are not finite.
 
     Source: Guo et al., On Calibration of Modern Neural Networks (2017), sec. 4.2.
     """
     if logits.ndim != 2 or not len(logits) or not torch.isfinite(logits).all():
-        raise ValueError(f"logits have shape {tuple(logits.shape)} or are not finite; expected (pictures, classes).")
+        raise ValueError(f"logits have shape {tuple(logits.shape)} or are not finite; expected (images, classes).")
     logits = logits.detach().double()
     targets = labels.double() if labels.ndim == 2 else labels.long()
     loss = nn.functional.binary_cross_entropy_with_logits if labels.ndim == 2 else nn.functional.cross_entropy
@@ -90,14 +90,14 @@ def threshold_for_accuracy(confidence: FloatArray, correct: NDArray[np.bool_], a
     """The lowest confidence from which on predictions reach an accuracy, or `None` if none does.
 
     Args:
-        confidence: `(N,)` probability of the prediction, on held-out pictures.
+        confidence: `(N,)` probability of the prediction, on held-out images.
         correct: `(N,)` booleans.
         accuracy: that is wanted of the predictions that are acted on, in [0, 1].
     """
     order = np.argsort(-confidence, kind="stable")
     sorted_confidence = confidence[order]
     reached = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
-    # Ties are acted on together: a threshold stands behind the last picture of its confidence.
+    # Ties are acted on together: a threshold stands behind the last image of its confidence.
     is_last = np.append(sorted_confidence[1:] != sorted_confidence[:-1], True)
     good = np.flatnonzero(is_last & (reached >= accuracy))
     return float(sorted_confidence[good[-1]]) if good.size else None
@@ -105,12 +105,12 @@ def threshold_for_accuracy(confidence: FloatArray, correct: NDArray[np.bool_], a
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The pictures whose confidence lies in `(low, high]`, of which the first bin has 0 too.
+    """The images whose confidence lies in `(low, high]`, of which the first bin has 0 too.
 
     Attributes:
         low: end of the bin.
         high: other end.
-        num_samples: pictures in it.
+        num_samples: images in it.
         confidence: their mean confidence; `None` where there are none.
         accuracy: share of them that is right; `None` where there are none.
     """
@@ -144,13 +144,13 @@ def reliability_bins(
 
 
 def thresholds_for_coverages(confidence: FloatArray, coverages: Sequence[float]) -> list[float]:
-    """For each coverage the highest threshold that still acts on so many pictures.
+    """For each coverage the highest threshold that still acts on so many images.
 
     Args:
         confidence: `(N,)` probability of the prediction.
-        coverages: shares of the pictures, in (0, 1].
+        coverages: shares of the images, in (0, 1].
     """
     descending = -np.sort(-confidence)
-    # The small number keeps 0.07 * 100, which is 7.000000000000001, from asking for an eighth picture.
+    # The small number keeps 0.07 * 100, which is 7.000000000000001, from asking for an eighth image.
     counts = [max(1, int(np.ceil(coverage * len(descending) - 1e-9))) for coverage in coverages]
     return [float(descending[count - 1]) for count in counts]

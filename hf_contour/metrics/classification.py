@@ -1,8 +1,8 @@
 """Scores of a classifier as plain functions in NumPy: check, count, compute.
 
-Shapes: N pictures, K classes. `classification_scores` is for one label per picture, `multilabel_scores` for
+Shapes: N images, K classes. `classification_scores` is for one label per image, `multilabel_scores` for
 any number of labels; the steps they are made of are public, so that a slice or a paired test can reuse them.
-A figure that does not exist (the recall of a class without pictures) is `None`, never 0.
+A figure that does not exist (the recall of a class without images) is `None`, never 0.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class ClassScores:
 class ClassificationScores:
     """Scores of single-label classification.
 
-    `confusion_matrix[i][j]` counts pictures of class `class_names[i]` that were taken for `class_names[j]`.
+    `confusion_matrix[i][j]` counts images of class `class_names[i]` that were taken for `class_names[j]`.
     """
 
     num_samples: int
@@ -90,7 +90,7 @@ class ClassificationScores:
 class MultilabelScores:
     """Scores of multi-label classification.
 
-    `accuracy` counts a picture as right when every label is right; `label_accuracy` is the share of right
+    `accuracy` counts an image as right when every label is right; `label_accuracy` is the share of right
     decisions. `confusion_matrices[name]` is `[[true negatives, false positives], [false negatives, true
     positives]]`. `macro_f1` is the mean over the classes that have an F1.
     """
@@ -128,7 +128,7 @@ def classification_scores(
         probabilities: `(N, K)` in [0, 1], each row summing to 1. The first of equal maxima is the prediction.
         labels: `(N,)` integers in [0, K).
         class_names: K different names, in the order of the columns.
-        groups: `(N,)` keys; pictures of one group (near duplicates) are resampled together for the interval.
+        groups: `(N,)` keys; images of one group (near duplicates) are resampled together for the interval.
         settings: bins and bootstrap.
 
     Returns:
@@ -223,8 +223,8 @@ def check_probabilities(probabilities: ArrayLike, names: Sequence[str], *, sum_t
     probs = np.asarray(probabilities, dtype=np.float64)
     if probs.ndim != 2 or probs.shape[1] != len(names) or len(probs) == 0:
         raise ValueError(
-            f"probabilities have shape {probs.shape}; expected (pictures, {len(names)}) with at least one "
-            f"picture, one column for each of {list(names)}."
+            f"probabilities have shape {probs.shape}; expected (images, {len(names)}) with at least one "
+            f"image, one column for each of {list(names)}."
         )
     bad_rows = np.flatnonzero(~(np.isfinite(probs) & (probs >= 0) & (probs <= 1 + SUM_TOLERANCE)).all(axis=1))
     if len(bad_rows):
@@ -236,7 +236,7 @@ def check_probabilities(probabilities: ArrayLike, names: Sequence[str], *, sum_t
     if sum_to_one and len(off_rows):
         raise ValueError(
             f"probabilities[{off_rows[0]}] sums to {probs[off_rows[0]].sum():.6g} ({len(off_rows)} such "
-            "rows); expected 1. Use multilabel_scores where a picture may have several labels."
+            "rows); expected 1. Use multilabel_scores where an image may have several labels."
         )
     return probs
 
@@ -247,13 +247,13 @@ def check_labels(labels: ArrayLike, *, num_samples: int, num_classes: int) -> In
     if targets.shape != (num_samples,) or not np.issubdtype(targets.dtype, np.integer):
         raise ValueError(
             f"labels have shape {targets.shape} and type {targets.dtype}; expected ({num_samples},) "
-            "integers, one class index per picture."
+            "integers, one class index per image."
         )
     bad_rows = np.flatnonzero((targets < 0) | (targets >= num_classes))
     if len(bad_rows):
         raise ValueError(
             f"labels[{bad_rows[0]}] is {targets[bad_rows[0]]} ({len(bad_rows)} such rows); "
-            f"expected 0 to {num_classes - 1}. Leave unlabelled pictures out."
+            f"expected 0 to {num_classes - 1}. Leave unlabelled images out."
         )
     return targets.astype(np.int64)
 
@@ -262,7 +262,7 @@ def check_multilabel_targets(labels: ArrayLike, shape: tuple[int, ...]) -> NDArr
     """`(N, K)` booleans; refuses other shapes and values other than 0 and 1."""
     targets = np.asarray(labels)
     if targets.shape != shape:
-        raise ValueError(f"labels have shape {targets.shape}; expected {shape}, 1 where a picture has the label.")
+        raise ValueError(f"labels have shape {targets.shape}; expected {shape}, 1 where an image has the label.")
     bad_rows = np.flatnonzero(~((targets == 0) | (targets == 1)).all(axis=1))
     if len(bad_rows):
         raise ValueError(f"labels[{bad_rows[0]}] is {targets[bad_rows[0]].tolist()}; expected only 0 and 1.")
@@ -270,16 +270,16 @@ def check_multilabel_targets(labels: ArrayLike, shape: tuple[int, ...]) -> NDArr
 
 
 def group_indices(groups: Sequence[Any] | NDArray[Any] | None, *, num_samples: int) -> IntArray:
-    """`(N,)` numbers of the groups, from 0; each picture its own group where `groups` is `None`."""
+    """`(N,)` numbers of the groups, from 0; each image its own group where `groups` is `None`."""
     if groups is None:
         return np.arange(num_samples)
     keys = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)
     if len(keys) != num_samples:
-        raise ValueError(f"groups have {len(keys)} entries; expected {num_samples}, one per picture.")
+        raise ValueError(f"groups have {len(keys)} entries; expected {num_samples}, one per image.")
     numbers: dict[Any, int] = {}
     for row, key in enumerate(keys):
         if key is None or key != key:  # NaN differs from itself
-            raise ValueError(f"groups[{row}] is {key}; expected a key. Give a picture without group a key of its own.")
+            raise ValueError(f"groups[{row}] is {key}; expected a key. Give an image without group a key of its own.")
         numbers.setdefault(key, len(numbers))
     return np.array([numbers[key] for key in keys], dtype=np.int64)
 
@@ -338,7 +338,7 @@ def brier_score(probabilities: FloatArray, targets: FloatArray) -> float:
 
 
 def expected_calibration_error(confidence: FloatArray, correct: NDArray[np.bool_], *, num_bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over bins of equal width, weighted by the pictures in each.
+    """Mean gap between confidence and accuracy over bins of equal width, weighted by the images in each.
 
     Args:
         confidence: `(N,)` probability of the prediction, in [0, 1].
@@ -356,7 +356,7 @@ def expected_calibration_error(confidence: FloatArray, correct: NDArray[np.bool_
 def bootstrap_interval(
     correct: NDArray[np.bool_] | FloatArray, group_ids: IntArray, *, settings: ScoreSettings = DEFAULT_SETTINGS
 ) -> list[float]:
-    """Percentile bootstrap interval of the share of right pictures, whole groups drawn with replacement.
+    """Percentile bootstrap interval of the share of right images, whole groups drawn with replacement.
 
     Args:
         correct: `(N,)` booleans, or numbers whose mean is wanted, such as the difference of two classifiers.
@@ -364,7 +364,7 @@ def bootstrap_interval(
         settings: resamples, confidence and seed.
 
     Returns:
-        Lower and upper end. Both are 1 where every picture is right: the bootstrap knows only what it saw.
+        Lower and upper end. Both are 1 where every image is right: the bootstrap knows only what it saw.
     """
     sizes = np.bincount(group_ids)
     right = np.bincount(group_ids, weights=correct)

@@ -1,6 +1,6 @@
-"""Two classifiers on the same pictures: by how much one is better, and how sure that is.
+"""Two classifiers on the same images: by how much one is better, and how sure that is.
 
-Shapes: N pictures.
+Shapes: N images.
 """
 
 import math
@@ -19,16 +19,16 @@ class PairedScores:
     """A second classifier against a first one.
 
     Attributes:
-        num_samples: pictures.
+        num_samples: images.
         num_groups: groups of near duplicates that were resampled as wholes.
         first_accuracy: share that the first has right.
         second_accuracy: share that the second has right.
         difference: second minus first.
         difference_interval: bootstrap interval of it over the groups, paired.
-        only_first: pictures that only the first has right.
-        only_second: pictures that only the second has right.
+        only_first: images that only the first has right.
+        only_second: images that only the second has right.
         mcnemar_p: exact two-sided probability of so uneven a split of the last two if both were equally good. It
-            takes pictures for independent; where groups are large, trust the interval.
+            takes images for independent; where groups are large, trust the interval.
         settings: of the bootstrap.
     """
 
@@ -55,23 +55,23 @@ def paired_scores(
     groups: Sequence[Any] | NDArray[Any] | None = None,
     settings: ScoreSettings = DEFAULT_SETTINGS,
 ) -> PairedScores:
-    """Compare two classifiers on the same pictures.
+    """Compare two classifiers on the same images.
 
     Args:
-        first_correct: `(N,)` booleans, in the order of the pictures.
-        second_correct: `(N,)` booleans, of the same pictures in the same order.
+        first_correct: `(N,)` booleans, in the order of the images.
+        second_correct: `(N,)` booleans, of the same images in the same order.
         groups: `(N,)` keys of near duplicates, which are resampled together.
         settings: of the bootstrap.
 
     Raises:
-        ValueError: If there are no pictures or the lengths differ.
+        ValueError: If there are no images or the lengths differ.
 
-    Source: McNemar (1947) for the exact test; the bootstrap draws groups, not pictures.
+    Source: McNemar (1947) for the exact test; the bootstrap draws groups, not images.
     """
     first, second = np.asarray(first_correct, dtype=bool), np.asarray(second_correct, dtype=bool)
     if first.ndim != 1 or first.shape != second.shape or not len(first):
         raise ValueError(
-            f"the two have shapes {first.shape} and {second.shape}; expected a boolean for each of the same pictures."
+            f"the two have shapes {first.shape} and {second.shape}; expected a boolean for each of the same images."
         )
     group_ids = group_indices(groups, num_samples=len(first))
     change = second.astype(np.float64) - first

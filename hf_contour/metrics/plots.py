@@ -1,4 +1,4 @@
-"""Pictures of a classifier's scores: confusion matrix, reliability diagram, coverage and accuracy."""
+"""Images of a classifier's scores: confusion matrix, reliability diagram, coverage and accuracy."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +13,11 @@ _BLUE, _GREY = "tab:blue", "0.55"
 
 
 def draw_class_scores(scores: Mapping[str, Any], path: Path, *, title: str = "") -> None:
-    """Draw the three pictures of one evaluation side by side.
+    """Draw the three images of one evaluation side by side.
 
     Args:
-        scores: of a results file of a classifier with one label per picture.
-        path: the picture to write; its suffix says the kind, such as .png or .svg.
+        scores: of a results file of a classifier with one label per image.
+        path: the image to write; its suffix says the kind, such as .png or .svg.
         title: above them.
 
     Raises:
@@ -31,7 +31,7 @@ def draw_class_scores(scores: Mapping[str, Any], path: Path, *, title: str = "")
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError as error:
-        raise ImportError('Pictures of scores need Matplotlib: pip install "hf_contour[plots]".') from error
+        raise ImportError('Images of scores need Matplotlib: pip install "hf_contour[plots]".') from error
     figure = Figure(figsize=(15, 5.4), layout="constrained")
     places: list[Any] = [["matrix", "reliability", "coverage"], ["matrix", "counts", "table"]]
     axes = figure.subplot_mosaic(places, height_ratios=[3, 1.1])
@@ -70,7 +70,7 @@ def _draw_confusion_matrix(axes: Any, scores: Mapping[str, Any]) -> None:
 
 
 def _draw_reliability(axes: Any, below: Any, scores: Mapping[str, Any]) -> None:
-    """Accuracy over mean confidence of each bin, and below how many pictures each has."""
+    """Accuracy over mean confidence of each bin, and below how many images each has."""
     bins = [one for one in scores["reliability"] if one["num_samples"]]
     confidence, accuracy = ([one[name] for one in bins] for name in ("confidence", "accuracy"))
     lowest = min(one["low"] for one in bins)
@@ -83,23 +83,23 @@ def _draw_reliability(axes: Any, below: Any, scores: Mapping[str, Any]) -> None:
     edges, widths = [one["low"] for one in bins], [one["high"] - one["low"] for one in bins]
     counts = [one["num_samples"] for one in bins]
     below.bar(edges, counts, widths, align="edge", color=_GREY, edgecolor="white")
-    # A bar of one picture must show, and the bin of the sure ones must not hide all others.
+    # A bar of one image must show, and the bin of the sure ones must not hide all others.
     below.set_yscale("log", nonpositive="clip")
     below.set_ylim(0.5, max(counts) * 2)
     powers = 10 ** np.arange(int(np.log10(max(counts))) + 1)
     below.set_yticks(powers, [str(power) for power in powers])
     below.minorticks_off()
-    below.set(xlabel="mean confidence of a bin", ylabel="pictures")
+    below.set(xlabel="mean confidence of a bin", ylabel="images")
     for one in (axes, below):
         one.set_xlim(lowest - 0.02, 1.02)
 
 
 def _draw_coverage(axes: Any, below: Any, scores: Mapping[str, Any]) -> None:
-    """Accuracy of the pictures that are acted on over their share, and below it some thresholds in numbers."""
+    """Accuracy of the images that are acted on over their share, and below it some thresholds in numbers."""
     points = [point for point in scores["coverage"] if point["accuracy"] is not None]
     coverage, accuracy = ([point[name] for point in points] for name in ("coverage", "accuracy"))
     axes.plot(coverage, accuracy, "o-", color=_BLUE, linewidth=1, markersize=3)
-    axes.set(xlabel="share of the pictures acted on", ylabel="accuracy on them", title="abstaining when unsure")
+    axes.set(xlabel="share of the images acted on", ylabel="accuracy on them", title="abstaining when unsure")
     room = max(1 - min(accuracy), 0.004)
     axes.set(xlim=(-0.02, 1.02), ylim=(1 - 1.1 * room, 1 + 0.1 * room))
     axes.grid(alpha=0.3)

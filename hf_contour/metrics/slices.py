@@ -1,6 +1,6 @@
-"""Parts of a split: which pictures share a value, lie on a side of a number, or in a third, and how they score.
+"""Parts of a split: which images share a value, lie on a side of a number, or in a third, and how they score.
 
-Shapes: N pictures.
+Shapes: N images.
 """
 
 import operator
@@ -51,7 +51,7 @@ class SliceRequest:
 
 @dataclass(frozen=True)
 class Slice:
-    """Some pictures of a split.
+    """Some images of a split.
 
     Attributes:
         name: such as `sub_category = Topwear` or `skin_fraction <= 0.02`.
@@ -84,12 +84,12 @@ def parse_slice(text: str) -> SliceRequest:
 
 
 def make_slices(request: SliceRequest, values: Sequence[Any], *, min_size: int = MIN_SLICE) -> list[Slice]:
-    """The pictures of each slice; together all pictures, each once, and no slice is empty.
+    """The images of each slice; together all images, each once, and no slice is empty.
 
     Args:
         request: what to slice by.
         values: `(N,)` of the column. Words and truth values give a slice for each value, in order of size, those of
-            fewer than `min_size` pictures together in one that is named for them; numbers give the two sides of the
+            fewer than `min_size` images together in one that is named for them; numbers give the two sides of the
             comparison, or thirds. `None` and NaN have a slice of their own.
         min_size: see `values`.
 
@@ -133,11 +133,11 @@ def _sides(request: SliceRequest, numbers: FloatArray) -> list[Slice]:
 
 
 def _thirds(column: str, numbers: FloatArray) -> list[Slice]:
-    """Three parts of about equal size; fewer where many pictures share a number, which are never torn apart."""
+    """Three parts of about equal size; fewer where many images share a number, which are never torn apart."""
     known = numbers[~np.isnan(numbers)]
     if not len(known):
         return []
-    # Bounds are numbers that occur: each third ends with the picture that fills it.
+    # Bounds are numbers that occur: each third ends with the image that fills it.
     low, high = np.quantile(known, [1 / 3, 2 / 3], method="inverted_cdf")
     return [
         Slice(f"{column} <= {low:.4g}", numbers <= low),
@@ -172,10 +172,10 @@ def slice_scores(
     """Size, accuracy with its interval and balanced accuracy of one slice, as plain JSON values.
 
     Args:
-        part: which pictures.
+        part: which images.
         correct: `(N,)` booleans.
         group_ids: `(N,)` numbers of the groups of near duplicates, which are resampled together.
-        labels: `(N,)` class numbers, or `None` where a picture has several; balanced accuracy is `None` then.
+        labels: `(N,)` class numbers, or `None` where an image has several; balanced accuracy is `None` then.
         predictions: `(N,)` class numbers, given with `labels`.
         settings: of the bootstrap.
     """

@@ -20,6 +20,9 @@ EMBEDDED = "embedded"
 # The dictionary fields: a mapping in a recipe, JSON on the command line.
 _MAPPINGS = ("augmentation", "colour", "model")
 
+# Settings of older recipes, and their names now.
+_RENAMED = {"start_from": "init_from", "on_bad_picture": "on_bad_image", "num_pictures": "num_images"}
+
 # Lowest and highest value of the numbers; both included.
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),  # NumPy takes 32 bits, and each process adds its number
@@ -51,7 +54,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "save_every": (0, 2**31),
     "keep_checkpoints": (1, 2**31),
     "log_every": (1, 2**31),
-    "num_pictures": (0, 64),
+    "num_images": (0, 64),
     "max_train_samples": (0, 2**40),
     "max_eval_samples": (0, 2**40),
     "embedded_train_samples": (1, 2**31),
@@ -89,7 +92,7 @@ class ContourTrainingArguments:
     train_split: str = _help("train", "split to train on; 'train+validation' joins two")
     validation_split: str | None = _help("validation", "split to evaluate on while training; none: only at the end")
     test_split: str | None = _help(None, "split to evaluate on once, at the end")
-    image_column: str = _help("image", "column of the pictures")
+    image_column: str = _help("image", "column of the images")
     contours_column: str = _help("contours", "column of the contour maps")
     label_column: str = _help("label", "column of the labels")
     label_names: list[str] | None = field(
@@ -118,14 +121,14 @@ class ContourTrainingArguments:
         default=None, metadata={"help": "capped colour transform: a mapping, or JSON"}
     )
     image_size: list[int] | None = field(
-        default=None, metadata={"help": "height and width that pictures are brought to; none: as they are"}
+        default=None, metadata={"help": "height and width that images are brought to; none: as they are"}
     )
 
     # Model
     model: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "fields of the stage's config class: a mapping, or JSON"}
     )
-    start_from: str | None = _help(
+    init_from: str | None = _help(
         None, "contour: folder of a trained extractor to go on from; `model` then changes fields of its config"
     )
     teacher: str | None = _help(None, "contour: folder of a trained extractor whose maps are learnt from as well")
@@ -179,7 +182,7 @@ class ContourTrainingArguments:
     # Execution
     cpu: bool = _help(False, "train on the CPU even where there is an accelerator")
     mixed_precision: Literal["no", "bf16"] = _help("no", "bf16: autocast of the forward pass")
-    channels_last: bool = _help(False, "lay pictures and kernels out channels last")
+    channels_last: bool = _help(False, "lay images and kernels out channels last")
     compile: bool = _help(False, "torch.compile the model")
     num_workers: int = _help(1, "processes that load training samples; the result does not depend on it")
     torch_threads: int = _help(0, "threads of torch on the CPU; 0: all cores, shared among the local processes")
@@ -187,9 +190,9 @@ class ContourTrainingArguments:
     evaluate_every: int = _help(0, "steps between evaluations; 0: after each epoch")
     save_every: int = _help(0, "steps between checkpoints; 0: after each epoch")
     keep_checkpoints: int = _help(2, "good checkpoints to keep")
-    on_bad_picture: Literal["stop", "skip"] = _help(
+    on_bad_image: Literal["stop", "skip"] = _help(
         "stop",
-        "a training picture that cannot be read: stop, or let the next good one take its place and name it in "
+        "a training image that cannot be read: stop, or let the next good one take its place and name it in "
         "results.json; other splits always stop",
     )
     on_non_finite: Literal["stop", "skip"] = _help(
@@ -197,7 +200,7 @@ class ContourTrainingArguments:
     )
     tracker: Literal["none", "tensorboard"] = _help("none", "where curves go beside log.jsonl")
     progress: bool = _help(True, "show a progress bar")
-    num_pictures: int = _help(8, "contour: pictures drawn beside their contours at the end")
+    num_images: int = _help(8, "contour: images drawn beside their contours at the end")
 
     def __post_init__(self) -> None:
         for name in _MAPPINGS:
@@ -212,7 +215,7 @@ class ContourTrainingArguments:
             raise ValueError("A stream has no known end: give max_steps with streaming.")
         if self.feature_cache and (self.augmentation or self.colour or self.streaming):
             raise ValueError(
-                "feature_cache keeps one set of features of a picture; leave out augmentation, colour and streaming "
+                "feature_cache keeps one set of features of an image; leave out augmentation, colour and streaming "
                 "(scripts/augment_data.py enlarges a training set offline)."
             )
         if self.schedule == "plateau" and self.validation_split is None:
@@ -306,6 +309,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ValueError(f"The recipe {path} cannot be read: {error}.") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"The recipe {path} holds {type(recipe).__name__}; expected a mapping of settings.")
+    for section in (recipe, *(recipe.get(name) for name in STAGES)):
+        for old, new in _RENAMED.items():
+            if isinstance(section, dict) and old in section:
+                section[new] = section.pop(old)
     known = {item.name for item in fields(ContourTrainingArguments)}
     sections: list[tuple[str, Any]] = [("", recipe), *((name, recipe.get(name) or {}) for name in STAGES)]
     for section, values in sections:

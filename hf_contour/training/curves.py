@@ -1,4 +1,4 @@
-"""What a finished training leaves for readers: its results with the curve, and a picture of the curve."""
+"""What a finished training leaves for readers: its results with the curve, and an image of the curve."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,14 @@ from hf_contour.evaluation.run import portable_path
 from hf_contour.io import write_json
 
 
-def report_training(folder: Path, *, results_path: Path, picture_path: Path) -> dict[str, Any]:
+def report_training(folder: Path, *, results_path: Path, image_path: Path) -> dict[str, Any]:
     """Gathers a stage's results and log into one file, and draws the curve of its loss.
 
     Args:
         folder: of a finished stage, with `results.json` and `log.jsonl`.
         results_path: JSON to write: `results.json` with the log's lines under `curve`, and of absolute paths among
             its arguments only the names.
-        picture_path: PNG to write.
+        image_path: PNG to write.
 
     Returns:
         What was written to `results_path`.
@@ -32,7 +32,7 @@ def report_training(folder: Path, *, results_path: Path, picture_path: Path) -> 
     report["arguments"] = {
         name: portable_path(value) if isinstance(value, str) else value for name, value in report["arguments"].items()
     }
-    draw_curve(report, picture_path)
+    draw_curve(report, image_path)
     write_json(results_path, report)
     return report
 

@@ -1,4 +1,4 @@
-"""Pictures of contours beside their drawings."""
+"""Images of contours beside their drawings."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +18,7 @@ def draw_contours(
     image_mean: list[float],
     image_std: list[float],
 ) -> None:
-    """Writes a PNG with a row for each sample: the picture, the contours drawn by people, those of the model.
+    """Writes a PNG with a row for each sample: the image, the contours drawn by people, those of the model.
 
     Args:
         model: in evaluation mode; gives `logits` `(1, 1, H, W)`.
@@ -32,9 +32,9 @@ def draw_contours(
     tiles: list[Tensor] = []
     for sample in samples:
         edge_probs = model(pixel_values=sample["pixel_values"][None].to(device)).logits[0, 0].float().sigmoid()
-        picture = (sample["pixel_values"] * std + mean).clamp(0, 1)
-        drawing = sample["labels"].clamp(0, 1).expand_as(picture)
-        tiles += [picture, 1 - drawing, 1 - edge_probs.cpu().expand_as(picture)]  # black lines on white
+        image = (sample["pixel_values"] * std + mean).clamp(0, 1)
+        drawing = sample["labels"].clamp(0, 1).expand_as(image)
+        tiles += [image, 1 - drawing, 1 - edge_probs.cpu().expand_as(image)]  # black lines on white
     height, width = (max(tile.shape[side] for tile in tiles) for side in (1, 2))
     same_size = [
         transforms.pad(tile, [0, 0, width - tile.shape[2], height - tile.shape[1]], fill=[1.0]) for tile in tiles

@@ -1,6 +1,6 @@
-"""What the frozen parts give for each training picture, computed once and read from files after that.
+"""What the frozen parts give for each training image, computed once and read from files after that.
 
-Shapes: N pictures, B of them in a batch, C channels of h x w features.
+Shapes: N images, B of them in a batch, C channels of h x w features.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def cached_features(
 
     Raises:
         OutputError: If the folder cannot be written; names the room there is.
-        ValueError: If pictures differ in size, or one cannot be read.
+        ValueError: If images differ in size, or one cannot be read.
     """
     place = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ WHOLE_STEP = "of the whole step"
 
 
 class NonFiniteLossError(RuntimeError):
-    """A picture, the loss, the gradient or a weight became NaN or infinite; nothing was saved with it."""
+    """An image, the loss, the gradient or a weight became NaN or infinite; nothing was saved with it."""
 
 
 def are_finite(tensors: Iterable[Tensor]) -> Tensor:
@@ -28,7 +28,7 @@ def are_finite(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def input_is_finite(batch: Batch) -> Tensor:
-    """Whether all pictures, features and labels of a batch are finite: a boolean scalar."""
+    """Whether all images, features and labels of a batch are finite: a boolean scalar."""
     return are_finite(batch.values())
 
 
@@ -60,7 +60,7 @@ def find_suspects(batches: Sequence[Batch], loss_of: Callable[[Batch], Tensor]) 
         loss_of: the loss of a batch; must have no effect on the model.
 
     Returns:
-        Indices of the samples, and what was found of them: those whose own picture or labels are not finite; else
+        Indices of the samples, and what was found of them: those whose own image or labels are not finite; else
         those whose loss is not finite when they are alone; else all.
     """
     samples = [
@@ -70,7 +70,7 @@ def find_suspects(batches: Sequence[Batch], loss_of: Callable[[Batch], Tensor]) 
     ]
     bad_input = [int(sample["index"]) for sample in samples if not input_is_finite(sample)]
     if bad_input:
-        return bad_input, "whose picture or labels are not finite"
+        return bad_input, "whose image or labels are not finite"
     bad_loss = [int(sample["index"]) for sample in samples if not torch.isfinite(loss_of(sample))]
     if 0 < len(bad_loss) < len(samples):
         return bad_loss, "whose loss is not finite even alone"

@@ -154,7 +154,7 @@ class TrainingLoop:
             raise
         except Exception:
             if self._is_between_steps and self.accelerator.num_processes == 1:
-                self._save()  # such as a picture that cannot be read: the steps made so far are not lost by it
+                self._save()  # such as an image that cannot be read: the steps made so far are not lost by it
             raise
         self._save()
 
@@ -361,7 +361,7 @@ class TrainingLoop:
         if not math.isfinite(figures["loss"]):
             raise NonFiniteLossError(
                 f"The loss on the split {split} after step {self.progress.step} is {figures['loss']}; nothing is "
-                "saved of it. Look at its pictures (scripts/check_data.py), or lower learning_rate."
+                "saved of it. Look at its images (scripts/check_data.py), or lower learning_rate."
             )
         self.schedule.observe(figures["loss"])
         self.progress.evaluation, self.progress.evaluated_step = figures, self.progress.step

@@ -19,7 +19,7 @@ def build_optimizer(model: nn.Module, arguments: ContourTrainingArguments) -> Op
 
     Biases and normalisation weights have no weight decay. Weights of timm networks (`image_backbones`, or a timm
     cascade of the extractor) learn at `learning_rate * backbone_lr_scale`, and image backbones with `layer_decay`
-    below 1 the slower the nearer they are to the picture.
+    below 1 the slower the nearer they are to the image.
 
     Args:
         model: parameters that are frozen are left out altogether.

@@ -56,7 +56,7 @@ _NEUTRAL = frozenset(
         "overwrite",
         "data",
         "extractor",
-        "start_from",
+        "init_from",
         "teacher",
         "cache",
         "feature_cache",
@@ -67,8 +67,8 @@ _NEUTRAL = frozenset(
         "keep_checkpoints",
         "tracker",
         "progress",
-        "num_pictures",
-        "on_bad_picture",
+        "num_images",
+        "on_bad_image",
         "on_non_finite",
     }
 )
@@ -116,7 +116,7 @@ def run_stage(arguments: ContourTrainingArguments) -> dict[str, Any]:
     """Trains one stage, or goes on with it, and writes its folder.
 
     The folder `output_dir/run_name/stage` holds `model/` (for `from_pretrained` and `pipeline`), `results.json`,
-    `log.jsonl`, `status.json`, `checkpoints/` and, for the contour stage, `pictures/`.
+    `log.jsonl`, `status.json`, `checkpoints/` and, for the contour stage, `images/`.
 
     Returns:
         What `results.json` holds; read from there if the stage was finished before with the same settings.
@@ -125,7 +125,7 @@ def run_stage(arguments: ContourTrainingArguments) -> dict[str, Any]:
         TrainingInterrupted: After a signal, once a checkpoint is written.
         ResumeError: If the folder holds a training with other settings.
         FolderInUseError: If another process writes to the folder.
-        NonFiniteLossError: For NaN or infinity in pictures, loss, gradient or weights.
+        NonFiniteLossError: For NaN or infinity in images, loss, gradient or weights.
         OutputError: If something cannot be written; the status then stays what it was, where it cannot be either.
     """
     accelerator = build_accelerator(arguments)
@@ -152,11 +152,11 @@ def run_stage(arguments: ContourTrainingArguments) -> dict[str, Any]:
 
 
 def classify_one(arguments: ContourTrainingArguments, names: list[str]) -> str:
-    """What the pipeline makes of the first picture that was not trained on, as a line of text."""
+    """What the pipeline makes of the first image that was not trained on, as a line of text."""
     split = arguments.validation_split or arguments.test_split or arguments.train_split
     image = load_rows(arguments, split, label_names=names)[0]["image"]
     answer = pipeline("image-classification", str(arguments.folder / "model"))(image["bytes"] or image["path"])
-    return f"first picture of {split}: " + ", ".join(f"{one['label']} {one['score']:.3f}" for one in answer)
+    return f"first image of {split}: " + ", ".join(f"{one['label']} {one['score']:.3f}" for one in answer)
 
 
 def build_accelerator(arguments: ContourTrainingArguments) -> Accelerator:
@@ -210,8 +210,8 @@ def _train(arguments: ContourTrainingArguments, accelerator: Accelerator, reques
     accelerator.init_trackers("tensorboard", config=tracked_settings(arguments))
     loop.run(request)
     loop.finish()
-    found = gather_object([task.data.train.bad_pictures()])
-    bad_pictures = {name: reason for own in found for name, reason in own.items()}
+    found = gather_object([task.data.train.bad_images()])
+    bad_images = {name: reason for own in found for name, reason in own.items()}
     splits = [split for split in (arguments.validation_split, arguments.test_split) if split]
     results = {
         "stage": arguments.stage,
@@ -222,7 +222,7 @@ def _train(arguments: ContourTrainingArguments, accelerator: Accelerator, reques
         "model": {"folder": str(arguments.folder / "model"), **count_weights(task.model)},
         "data": {
             "num_train_samples": identity["num_train_samples"],
-            "bad_pictures": bad_pictures,
+            "bad_images": bad_images,
             **task.describe(),
         },
         "seed": arguments.seed,

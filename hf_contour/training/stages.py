@@ -1,4 +1,4 @@
-"""What differs between the two stages: data, model, loss, evaluation and pictures."""
+"""What differs between the two stages: data, model, loss, evaluation and images."""
 
 import dataclasses
 import difflib
@@ -57,14 +57,14 @@ class StageData:
         self.arguments, self.processor, self.rows = arguments, processor, rows
         self.collate: Collate = collate_contour if arguments.stage == "contour" else collate_gender
         self.collate_train = self.collate
-        self.needs_pictures = True
+        self.needs_images = True
         recipe, colour = arguments.mapping("augmentation"), arguments.mapping("colour")
         options: dict[str, Any] = {
             "stage": arguments.stage,
             "augmentation": Augmentation(AugmentationRecipe.from_dict(recipe)) if recipe else None,
             "colour": ColourTransform.from_dict(colour) if colour else None,
             "seed": arguments.seed,
-            "skip_bad_pictures": arguments.on_bad_picture == "skip",
+            "skip_bad_images": arguments.on_bad_image == "skip",
         }
         self.train: ContourSamples | ContourStream
         if isinstance(rows, IterableDataset):
@@ -111,14 +111,14 @@ class StageData:
             return DataLoader(stream, batch_size=arguments.batch_size, **options)
         order = self._order(accelerator.num_processes, accelerator.process_index, num_steps=num_steps)
         order.start_step = start_step
-        placed = PlacedSamples(self.train) if self.needs_pictures else LabelledPlaces(self.train)
+        placed = PlacedSamples(self.train) if self.needs_images else LabelledPlaces(self.train)
         return DataLoader(placed, batch_sampler=order, **options)
 
     def evaluation_loader(self, accelerator: Accelerator, split: str) -> DataLoader:
         """Batches of a split, dealt out to the processes."""
         loader = DataLoader(
             self.evaluated(split),
-            # Whole pictures differ in size.
+            # Whole images differ in size.
             batch_size=1 if self.arguments.stage == "contour" else self.arguments.eval_batch_size,
             collate_fn=self.collate,
             num_workers=self.arguments.num_workers,
@@ -156,10 +156,10 @@ class ContourTask:
 
     def __init__(self, arguments: ContourTrainingArguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
-        refuse_absent(arguments.teacher, arguments.start_from, *(arguments.backbone_weights or ()))
+        refuse_absent(arguments.teacher, arguments.init_from, *(arguments.backbone_weights or ()))
         rows = load_train_rows(arguments, accelerator)
         self.model = build_extractor(arguments)
-        self.start_sha256 = state_dict_sha256(self.model.state_dict()) if arguments.start_from else None
+        self.start_sha256 = state_dict_sha256(self.model.state_dict()) if arguments.init_from else None
         self.config = self.model.config
         self.teacher = load_teacher(arguments.teacher, self.config) if arguments.teacher else None
         if self.teacher is not None:
@@ -191,7 +191,7 @@ class ContourTask:
     def evaluate(
         self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]
     ) -> dict[str, Any]:
-        """Loss and pixel scores at full picture size."""
+        """Loss and pixel scores at full image size."""
         loader = self.data.evaluation_loader(accelerator, split)
         return evaluate_contours(
             model, loader, accelerator, heed=heed, consensus_threshold=self.config.consensus_threshold
@@ -202,12 +202,12 @@ class ContourTask:
         return -figures["loss"]
 
     def draw(self, model: nn.Module, folder: Path) -> None:
-        """Draws contours beside their drawings, of the first pictures of a split that was not trained on, if any."""
+        """Draws contours beside their drawings, of the first images of a split that was not trained on, if any."""
         split = self.arguments.validation_split or self.arguments.test_split or self.arguments.train_split
         samples = self.data.evaluated(split)
-        chosen = [samples[index] for index in range(min(self.arguments.num_pictures, len(samples)))]
+        chosen = [samples[index] for index in range(min(self.arguments.num_images, len(samples)))]
         if chosen:
-            path = folder / "pictures" / "contours.png"
+            path = folder / "images" / "contours.png"
             mean, std = self.config.image_mean, self.config.image_std
             draw_contours(model, chosen, path, image_mean=mean, image_std=std)
 
@@ -250,8 +250,8 @@ class GenderTask:
             with accelerator.main_process_first():
                 self.data.collate_train = CollateWithFeatures(self._cached_features(accelerator))
             all_frozen = len(self._frozen_networks()) == 1 + (self.model.extractor is not None)
-            # A row that takes a bad one's place has a label of its own, which only its picture's reader knows.
-            self.data.needs_pictures = not all_frozen or self.arguments.on_bad_picture == "skip"
+            # A row that takes a bad one's place has a label of its own, which only its image's reader knows.
+            self.data.needs_images = not all_frozen or self.arguments.on_bad_image == "skip"
         return self.data.train_loader(accelerator, start_step=start_step, num_steps=num_steps)
 
     def _frozen_networks(self) -> dict[str, nn.Module]:
@@ -345,7 +345,7 @@ class GenderTask:
         return figures["accuracy"]
 
     def draw(self, model: nn.Module, folder: Path) -> None:
-        """Nothing: a label is no picture."""
+        """Nothing: a label is no image."""
 
     def describe(self) -> dict[str, Any]:
         """Facts about the data for the results file."""
@@ -414,8 +414,8 @@ def refuse_unknown_fields(fields: dict[str, Any], config_class: Any) -> None:
 def jitter_size(pixel_values: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Both without up to `most` rows at the bottom and columns at the right, drawn anew for each batch.
 
-    The extractor pads pictures to a multiple of its stride. Crops that all have one size show it one padding only,
-    and it then takes the border of other pictures for contours.
+    The extractor pads images to a multiple of its stride. Crops that all have one size show it one padding only,
+    and it then takes the border of other images for contours.
 
     Args:
         pixel_values: `(B, C, H, W)`.
@@ -438,10 +438,10 @@ def build_extractor(arguments: ContourTrainingArguments) -> ContourExtractorForP
     """
     fields = arguments.mapping("model")
     refuse_unknown_fields(fields, ContourExtractorConfig)
-    if arguments.start_from:
+    if arguments.init_from:
         if arguments.backbone_weights:
-            raise ValueError("start_from names all weights; leave backbone_weights out.")
-        return ContourExtractorForPreTraining.from_pretrained(arguments.start_from, **fields)
+            raise ValueError("init_from names all weights; leave backbone_weights out.")
+        return ContourExtractorForPreTraining.from_pretrained(arguments.init_from, **fields)
     model = ContourExtractorForPreTraining(ContourExtractorConfig(**fields))
     if arguments.backbone_weights:
         if len(arguments.backbone_weights) != 1:
@@ -465,7 +465,7 @@ def load_teacher(folder: str, config: ContourExtractorConfig) -> ContourExtracto
     """A trained extractor to learn from, for inference only.
 
     Raises:
-        ValueError: If it sees pictures normalised in another way than the model of `config`.
+        ValueError: If it sees images normalised in another way than the model of `config`.
     """
     teacher = ContourExtractorForPreTraining.from_pretrained(folder)
     for field in ("num_channels", "image_mean", "image_std"):

@@ -2,7 +2,7 @@
 
     python scripts/experiments/benchmark.py --models model_cards/contour-extractor-tiny model_cards/contour-extractor-base
 
-About half a minute. Batch 1, float32, eager, channels last, batch normalisation folded; the yardstick, resnet18 at
+About half a minute. Batch 1, float32, eager, channels last, batch normalisation folded; the baseline, resnet18 at
 224x224 with its normalisation folded too, takes 0.12 to 0.15 of the time of PiDiNet-tiny at 320x480.
 """
 
@@ -22,8 +22,8 @@ class BenchmarkArguments:
     """What to time."""
 
     models: list[str] = field(metadata={"help": "folders of extractors"})
-    height: int = field(default=320, metadata={"help": "height of the picture"})
-    width: int = field(default=480, metadata={"help": "width of the picture"})
+    height: int = field(default=320, metadata={"help": "height of the image"})
+    width: int = field(default=480, metadata={"help": "width of the image"})
     threads: int = field(default=2, metadata={"help": "threads of torch"})
     num_rounds: int = field(default=12, metadata={"help": "rounds, each of which times every model once"})
     output: str = field(default="model_cards/results/speed_contours.json", metadata={"help": "results file"})
@@ -44,7 +44,7 @@ def main() -> None:
     command = shlex.join(["python", "scripts/experiments/benchmark.py", *sys.argv[1:]])
     write_json(Path(arguments.output), {"command": command, "arguments": asdict(arguments), **results})
     for row in results["rows"]:
-        print(f"{row['name']}: {row['median_ms']:.1f} ms, {row['ratio']:.2f} of the yardstick's time")
+        print(f"{row['name']}: {row['median_ms']:.1f} ms, {row['ratio']:.2f} of the baseline's time")
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ class DecodingBenchmarkArguments:
 
     file_sizes: list[str] = field(
         default_factory=lambda: ["3000x2000", "1200x900", "800x600", "224x168"],
-        metadata={"help": "heights and widths of the stored pictures"},
+        metadata={"help": "heights and widths of the stored images"},
     )
     image_size: list[int] = field(
         default_factory=lambda: [128, 96], metadata={"help": "height and width that they are resized to"}
     )
-    num_pictures: int = field(default=4, metadata={"help": "pictures of each size"})
+    num_images: int = field(default=4, metadata={"help": "images of each size"})
     num_rounds: int = field(default=12, metadata={"help": "rounds, each of which reads all of them both ways"})
     threads: int = field(default=1, metadata={"help": "threads of torch"})
     output: str = field(default="model_cards/results/speed_decoding.json", metadata={"help": "results file"})
@@ -44,7 +44,7 @@ def main() -> None:
         results = benchmark_decoding(
             [_size(text) for text in arguments.file_sizes],
             image_size=(height, width),
-            num_pictures=arguments.num_pictures,
+            num_images=arguments.num_images,
             num_rounds=arguments.num_rounds,
             threads=arguments.threads,
         )

@@ -2,7 +2,7 @@ r"""Time classifiers in training and in use, side by side, and write model_cards
 
     python scripts/experiments/benchmark_training.py --models runs/backbone_alone/gender/model model_cards/contour-gender-fast
 
-About a minute on one CPU core. The first model is the yardstick, best the backbone alone (`contour_features: none`);
+About a minute on one CPU core. The first model is the baseline, best the backbone alone (`contour_features: none`);
 the goal is 0.8 of its speed in training. With a GPU: --device cuda, in bf16, and --compile true.
 """
 
@@ -22,15 +22,15 @@ from hf_contour.training_benchmark import TrainingBenchmark, benchmark_classifie
 class TrainingBenchmarkArguments:
     """What to time."""
 
-    models: list[str] = field(metadata={"help": "folders of classifiers; the first is the yardstick"})
-    batch_size: int = field(default=32, metadata={"help": "pictures in a training step"})
+    models: list[str] = field(metadata={"help": "folders of classifiers; the first is the baseline"})
+    batch_size: int = field(default=32, metadata={"help": "images in a training step"})
     threads: int = field(default=1, metadata={"help": "threads of torch on the CPU"})
     num_rounds: int = field(default=12, metadata={"help": "rounds, each of which times every model once"})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
     compile: bool = field(default=False, metadata={"help": "torch.compile the models"})
-    channels_last: bool = field(default=True, metadata={"help": "lay pictures and kernels out channels last"})
+    channels_last: bool = field(default=True, metadata={"help": "lay images and kernels out channels last"})
     image_size: list[int] | None = field(
-        default=None, metadata={"help": "height and width of the pictures; default: of each model's processor"}
+        default=None, metadata={"help": "height and width of the images; default: of each model's processor"}
     )
     output: str = field(default="model_cards/results/speed_training.json", metadata={"help": "results file"})
 
@@ -51,8 +51,8 @@ def main() -> None:
     write_json(Path(arguments.output), {"command": command, "arguments": recorded, **results})
     for row in results["rows"]:
         print(
-            f"{row['name']}: training {row['training_ms']:.1f} ms a picture, {row['training_ratio']:.2f} of the "
-            f"yardstick's speed; in use {row['batch_1_ms']:.1f} ms alone ({row['batch_1_ratio']:.2f}), "
+            f"{row['name']}: training {row['training_ms']:.1f} ms an image, {row['training_ratio']:.2f} of the "
+            f"baseline's speed; in use {row['batch_1_ms']:.1f} ms alone ({row['batch_1_ratio']:.2f}), "
             f"{row['batch_ms']:.1f} ms in a batch ({row['batch_ratio']:.2f})"
         )
 

@@ -1,4 +1,4 @@
-"""Compare two classifiers on the same pictures, on all and on each slice, and write one JSON file.
+"""Compare two classifiers on the same images, on all and on each slice, and write one JSON file.
 
     accelerate launch scripts/evaluate.py --model FIRST --data DATA --group_column near_dup_cluster \
         --slices sub_category 'skin_fraction<=0.02' --predictions first.npz      # and the same with SECOND
@@ -24,7 +24,7 @@ from hf_contour.hub.card_tables import markdown_table
 from hf_contour.io import library_versions, source_commit
 from hf_contour.metrics.classification import ScoreSettings
 
-HEADER = ["pictures", "number", "groups", "first", "second", "difference (95 % interval)", "McNemar p"]
+HEADER = ["images", "number", "groups", "first", "second", "difference (95 % interval)", "McNemar p"]
 
 
 @dataclass

@@ -22,7 +22,7 @@ class CurveArguments:
     """What to draw."""
 
     results: list[str] = field(metadata={"help": "results files of extractors"})
-    output: str = field(default="model_cards/boundary_curves.png", metadata={"help": "picture to write"})
+    output: str = field(default="model_cards/boundary_curves.png", metadata={"help": "image to write"})
     human: bool = field(default=True, metadata={"help": "draw the human point, which belongs to BSDS500"})
 
 

@@ -22,7 +22,7 @@ class DrawingArguments:
     """What to draw."""
 
     results: str = field(metadata={"help": "results file of a classifier"})
-    output: str | None = field(default=None, metadata={"help": "picture to write"})
+    output: str | None = field(default=None, metadata={"help": "image to write"})
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         folder = Path("model_cards", results.model["name"])
         folder = folder if folder.is_dir() else folder.parent
         path = Path(arguments.output or folder / f"{results.name}.png")
-        title = f"{results.model['name']} on {data_words(results.data)}, {results.data['num_samples']} pictures"
+        title = f"{results.model['name']} on {data_words(results.data)}, {results.data['num_samples']} images"
         draw_class_scores(results.scores, path, title=title)
     except (ValueError, ImportError) as error:
         sys.exit(f"error: {error}")

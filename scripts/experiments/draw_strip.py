@@ -2,7 +2,7 @@
 
     python scripts/experiments/draw_strip.py --models model_cards/contour-extractor-tiny model_cards/contour-extractor-base
 
-Seconds. Columns: picture, contours drawn with it, each extractor, and the levels of the last one.
+Seconds. Columns: image, contours drawn with it, each extractor, and the levels of the last one.
 """
 
 import sys
@@ -20,7 +20,7 @@ class StripArguments:
 
     models: list[str] = field(metadata={"help": "folders of extractors; the levels of the last one are drawn"})
     garments: list[int] = field(default_factory=lambda: [3, 8], metadata={"help": "which garments, a row for each"})
-    side: int = field(default=192, metadata={"help": "height and width of a picture"})
+    side: int = field(default=192, metadata={"help": "height and width of an image"})
     seed: int = field(default=0, metadata={"help": "seed of the garments"})
     output: str = field(default="model_cards/strip.png", metadata={"help": "file to write"})
 

@@ -31,7 +31,7 @@ def main() -> int:
         report_training(
             Path(arguments.folder),
             results_path=output / "results" / f"{arguments.name}.json",
-            picture_path=output / f"{arguments.name}.png",
+            image_path=output / f"{arguments.name}.png",
         )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

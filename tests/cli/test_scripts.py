@@ -28,7 +28,7 @@ from hf_contour import (
 from hf_contour.evaluation.results import read_results
 from hf_contour.hub.card import CardFacts, render_card
 from hf_contour.image_processing_contour import ContourImageProcessor
-from hf_contour.inference.inputs import find_pictures
+from hf_contour.inference.inputs import find_images
 from hf_contour.inference.predict import level_maps
 from hf_contour.loss_contour import edge_loss
 
@@ -81,7 +81,7 @@ def classifier_folder(extractor_folder: Path) -> Path:
     return folder
 
 
-def picture(seed: int, size: tuple[int, int] = (30, 40)) -> Image.Image:
+def photo(seed: int, size: tuple[int, int] = (30, 40)) -> Image.Image:
     """A few grey boxes; `size` is (height, width)."""
     rng = np.random.default_rng(seed)
     pixels = np.kron(rng.integers(256, size=(5, 5, 3)), np.ones((8, 8, 1)))[: size[0], : size[1]]
@@ -89,14 +89,14 @@ def picture(seed: int, size: tuple[int, int] = (30, 40)) -> Image.Image:
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     (folder / "inside").mkdir(parents=True)
     for number in range(3):
-        picture(number).save(folder / f"{number}.png")
-    picture(3).save(folder / "inside" / "0.png")
-    (folder / "broken.jpg").write_bytes(b"no picture")
-    (folder / "notes.txt").write_text("no picture and no name of one")
+        photo(number).save(folder / f"{number}.png")
+    photo(3).save(folder / "inside" / "0.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image and no name of one")
     return folder
 
 
@@ -107,14 +107,14 @@ def png_bytes(image: Image.Image, path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def parquet(tmp_path: Path) -> Path:
-    """Seven pictures of two classes in three groups, with a contour map each."""
+    """Seven images of two classes in three groups, with a contour map each."""
     rows = []
     for number in range(7):
         contour = np.zeros((30, 40), dtype=bool)
         contour[number : number + 2] = True
         rows.append(
             {
-                "image": png_bytes(picture(number), tmp_path / "image.png"),
+                "image": png_bytes(photo(number), tmp_path / "image.png"),
                 "contours": [png_bytes(Image.fromarray(contour), tmp_path / "contour.png")],
                 "label": number % 2,
                 "cluster": number // 3,
@@ -172,7 +172,7 @@ def test_evaluate_classifier_writes_its_scores(
     flags = ["--model", classifier_folder, "--data", parquet, "--group_column", "cluster", "--batch_size", 3]
     run_script("evaluate", *flags, "--output", output, "--cpu", monkeypatch=monkeypatch)
     results = read_results(output)
-    probs = direct_probabilities(classifier_folder, [picture(number) for number in range(7)])
+    probs = direct_probabilities(classifier_folder, [photo(number) for number in range(7)])
     labels = [number % 2 for number in range(7)]
     assert results.scores["accuracy"] == pytest.approx(accuracy_score(labels, probs.argmax(axis=1)))
     assert results.scores["brier_score"] == pytest.approx(np.mean((probs[:, 1] - labels) ** 2), abs=1e-5)
@@ -204,7 +204,7 @@ def test_evaluate_extractor_writes_its_loss(
     model = ContourExtractorForPreTraining.from_pretrained(extractor_folder).eval()
     losses = []
     for number in range(7):
-        pixels = torch.from_numpy(np.asarray(picture(number)).copy()).permute(2, 0, 1)[None] / 255
+        pixels = torch.from_numpy(np.asarray(photo(number)).copy()).permute(2, 0, 1)[None] / 255
         labels = torch.zeros(1, 30, 40)
         labels[:, number : number + 2] = 1
         with torch.no_grad():
@@ -260,24 +260,24 @@ def test_evaluate_refuses_what_does_not_fit(
         )
 
 
-def test_predict_classifies_and_skips_the_bad_picture(
+def test_predict_classifies_and_skips_the_bad_image(
     classifier_folder: Path,
-    picture_folder: Path,
+    image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "scores.csv"
-    flags = ["--model", classifier_folder, "--inputs", picture_folder, "--output", output, "--batch_size", 2]
+    flags = ["--model", classifier_folder, "--inputs", image_folder, "--output", output, "--batch_size", 2]
     assert run_script("predict", *flags, monkeypatch=monkeypatch) == 3
     rows = read_table(output)
     names = ["0.png", "1.png", "2.png", "inside/0.png"]
-    assert [row["file"] for row in rows] == [str(picture_folder / name) for name in names]
-    probs = direct_probabilities(classifier_folder, [picture_folder / name for name in names])
+    assert [row["file"] for row in rows] == [str(image_folder / name) for name in names]
+    probs = direct_probabilities(classifier_folder, [image_folder / name for name in names])
     assert [row["label"] for row in rows] == [["men", "women"][k] for k in probs.argmax(axis=1)]
     assert [float(row["score"]) for row in rows] == pytest.approx(probs.max(axis=1), abs=1e-4)
     captured = capsys.readouterr()
-    assert "4 pictures done, 1 skipped" in captured.out
+    assert "4 images done, 1 skipped" in captured.out
     assert "broken.jpg" in captured.err
 
 
@@ -293,17 +293,17 @@ def test_predict_writes_json_lines_of_rows(
     assert rows[0]["score"] + rows[1]["score"] == pytest.approx(1, abs=1e-5)
 
 
-def test_predict_draws_contours_at_the_size_of_the_picture(
-    extractor_folder: Path, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_predict_draws_contours_at_the_size_of_the_image(
+    extractor_folder: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "drawn"
-    flags = ["--model", extractor_folder, "--contours", "--inputs", picture_folder, "--output", output]
+    flags = ["--model", extractor_folder, "--contours", "--inputs", image_folder, "--output", output]
     assert run_script("predict", *flags, monkeypatch=monkeypatch) == 3
     written = sorted(str(path.relative_to(output)) for path in output.rglob("*.png"))
     stems = ["0", "1", "2", "inside/0"]
     assert written == sorted(f"{stem}_{kind}.png" for stem in stems for kind in ("contours", "thin"))
     model = ContourExtractorForPreTraining.from_pretrained(extractor_folder).eval()
-    pixels = torch.from_numpy(np.asarray(picture(0)).copy()).permute(2, 0, 1)[None] / 255
+    pixels = torch.from_numpy(np.asarray(photo(0)).copy()).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         expected = model((pixels - 0.5) / 0.5).logits[0, 0].sigmoid().numpy()
     soft = read_png(output / "0_contours.png")
@@ -313,26 +313,26 @@ def test_predict_draws_contours_at_the_size_of_the_picture(
     assert (thin > 0).sum() <= (expected >= 0.5).sum()
 
 
-def test_predict_draws_levels_and_the_picture_only_when_asked(
-    extractor_folder: Path, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_predict_draws_levels_and_the_image_only_when_asked(
+    extractor_folder: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "drawn"
-    flags = ["--model", extractor_folder, "--contours", "--inputs", picture_folder / "1.png", "--output", output]
-    assert run_script("predict", *flags, "--levels", "--with_picture", monkeypatch=monkeypatch) == 0
+    flags = ["--model", extractor_folder, "--contours", "--inputs", image_folder / "1.png", "--output", output]
+    assert run_script("predict", *flags, "--levels", "--with_image", monkeypatch=monkeypatch) == 0
     assert sorted(path.name for path in output.iterdir()) == [
         "1_contours.png",
         "1_level0.png",
         "1_level1.png",
-        "1_picture.png",
+        "1_image.png",
         "1_thin.png",
     ]
-    whole = read_png(output / "1_picture.png")
+    whole = read_png(output / "1_image.png")
     assert whole.shape == (30, 3 * 40, 3)
-    assert np.array_equal(whole[:, :40], np.asarray(picture(1)))
+    assert np.array_equal(whole[:, :40], np.asarray(photo(1)))
     assert read_png(output / "1_level1.png").shape == (30, 40)
 
 
-def test_predict_makes_large_pictures_small(
+def test_predict_makes_large_images_small(
     extractor_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("RGB", (200, 90), "white").save(tmp_path / "large.png")
@@ -360,14 +360,14 @@ def test_level_maps_are_relative_mean_activation(extractor_folder: Path) -> None
     [
         (["--inputs", "no_such.png"], 2, "no_such.png is not there"),
         ([], 2, "--inputs"),
-        (["--inputs", "BROKEN"], 1, "0 pictures done, 1 skipped"),
+        (["--inputs", "BROKEN"], 1, "0 images done, 1 skipped"),
         (["--inputs", "BROKEN", "--contours"], 2, "expected contour_extractor"),
         (["--inputs", "BROKEN", "--levels"], 2, "add --contours"),
     ],
 )
 def test_exit_codes_of_predict(
     classifier_folder: Path,
-    picture_folder: Path,
+    image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -375,22 +375,22 @@ def test_exit_codes_of_predict(
     code: int,
     message: str,
 ) -> None:
-    given = [str(picture_folder / "broken.jpg") if flag == "BROKEN" else flag for flag in flags]
+    given = [str(image_folder / "broken.jpg") if flag == "BROKEN" else flag for flag in flags]
     shared = ["--model", classifier_folder, "--output", tmp_path / "x.csv"]
     assert run_script("predict", *shared, *given, monkeypatch=monkeypatch) == code
     captured = capsys.readouterr()
     assert message in captured.out + captured.err
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(picture_folder: Path) -> None:
-    picture(0).save(picture_folder / "0.bmp")
-    sources = find_pictures([str(picture_folder), str(picture_folder / "inside" / "0.png")])
+def test_images_of_one_name_do_not_overwrite_each_other(image_folder: Path) -> None:
+    photo(0).save(image_folder / "0.bmp")
+    sources = find_images([str(image_folder), str(image_folder / "inside" / "0.png")])
     stems = [source.stem for source in sources]
     assert stems == ["0", "0_2", "1", "2", "broken", "inside/0", "0_3"]
-    left = find_pictures([str(picture_folder)], outside=picture_folder / "inside")
+    left = find_images([str(image_folder)], outside=image_folder / "inside")
     assert all("inside" not in source.name for source in left)
-    with pytest.raises(ValueError, match="holds no picture"):
-        find_pictures([str(picture_folder / "inside")], outside=picture_folder)
+    with pytest.raises(ValueError, match="holds no image"):
+        find_images([str(image_folder / "inside")], outside=image_folder)
 
 
 def test_publish_lists_and_checks_without_uploading(

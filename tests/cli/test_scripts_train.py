@@ -46,7 +46,7 @@ def test_both_stages_on_drawn_garments(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "contour  validation  8" in shown
     assert "gender   validation  8" in shown
-    assert (tmp_path / "runs/garments/contour/pictures/contours.png").exists()
+    assert (tmp_path / "runs/garments/contour/images/contours.png").exists()
     classify = pipeline("image-classification", "runs/garments/gender/model", trust_remote_code=True, device="cpu")
     (found,) = classify([str(write_garment(tmp_path))])
     assert {one["label"] for one in found} == {"men", "women"}

@@ -84,8 +84,8 @@ def test_the_ignore_band_of_the_loss():
     assert edge_loss(logits, shares, consensus_threshold=0.25) != edge_loss(logits, ignored, consensus_threshold=0.25)
 
 
-def test_sizes_must_be_the_size_of_the_picture():
-    with pytest.raises(ValueError, match=r"a\.jpg, contour map 1 is 6x4 .*but the picture is 4x6"):
+def test_sizes_must_be_the_size_of_the_image():
+    with pytest.raises(ValueError, match=r"a\.jpg, contour map 1 is 6x4 .*but the image is 4x6"):
         read_annotations([CROSS, CROSS.T], name="a.jpg", image_size=(4, 6))
     with pytest.raises(ValueError, match=r"contour map 1 is 6x4 .*but contour map 0 is 4x6"):
         read_annotations([CROSS, CROSS.T], name="a.jpg")
@@ -109,7 +109,7 @@ def test_blank_maps_are_allowed():
     [
         ([], r"a\.jpg has no contour map"),
         (None, r"a\.jpg has no contour map"),
-        ([b"no picture"], r"a\.jpg, contour map 0.*text"),
+        ([b"no image"], r"a\.jpg, contour map 0.*text"),
         ([content(Image.fromarray(CROSS))[:40]], r"a\.jpg, contour map 0.*damaged"),
         ([{"bytes": None, "path": "gone.png"}], r"a\.jpg, contour map 0.*no such file"),
         ([{"bytes": None, "path": None}], r"a\.jpg, contour map 0 is a NoneType"),

@@ -1,4 +1,4 @@
-"""One recipe moves a picture and its contours together, and draws nothing from global generators."""
+"""One recipe moves an image and its contours together, and draws nothing from global generators."""
 
 import random
 
@@ -20,13 +20,13 @@ from hf_contour.data.augmentation.recipe import (
     plan_warp,
     sample_rng,
 )
-from hf_contour.data.augmentation.warp import warp_annotations, warp_picture
+from hf_contour.data.augmentation.warp import warp_annotations, warp_image
 
 EVERYTHING = AugmentationRecipe(**dict.fromkeys(OPERATIONS, 1.0))
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
-def random_picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -38,7 +38,7 @@ def random_drawing(height, width, seed=0, share=0.1):
 
 
 def test_default_recipe_changes_nothing():
-    image, drawing = random_picture(7, 9), random_drawing(7, 9)
+    image, drawing = random_image(7, 9), random_drawing(7, 9)
     sample = Augmentation(AugmentationRecipe())(image, drawing, rng=sample_rng(0, 0, 0))
     assert np.array_equal(sample.image, image)
     assert np.array_equal(sample.annotations, drawing)
@@ -126,7 +126,7 @@ def test_strengths_stay_in_their_ranges():
 
 
 def test_global_generators_are_neither_read_nor_moved():
-    image, drawing = random_picture(40, 50), random_drawing(40, 50)
+    image, drawing = random_image(40, 50), random_drawing(40, 50)
     results = []
     for seed in (0, 1):
         random.seed(seed)
@@ -159,18 +159,18 @@ def test_global_generators_are_neither_read_nor_moved():
 )
 @pytest.mark.parametrize("size", [(5, 8), (8, 5), (1, 1), (33, 64)])
 def test_mirrors_and_quarter_turns_are_exact(operations, reference, size):
-    image, drawing = random_picture(*size), random_drawing(*size)
+    image, drawing = random_image(*size), random_drawing(*size)
     warp = plan_warp(size, operations, sample_rng(0, 0, 0))
-    warped, valid = warp_picture(image, warp)
+    warped, valid = warp_image(image, warp)
     assert np.array_equal(warped, reference(np.array(image)))
     assert np.array_equal(warp_annotations(drawing, warp), [reference(one) for one in drawing])
     assert valid.all()
 
 
 def test_translate_and_crop_move_whole_pixels():
-    image, drawing = random_picture(20, 30), random_drawing(20, 30)
+    image, drawing = random_image(20, 30), random_drawing(20, 30)
     warp = plan_warp((20, 30), {"translate": [0.1, -0.2]}, sample_rng(0, 0, 0))  # 2 down, 6 to the left
-    warped, valid = warp_picture(image, warp, fill=(9, 8, 7))
+    warped, valid = warp_image(image, warp, fill=(9, 8, 7))
     assert np.array_equal(np.array(warped)[2:, :24], np.array(image)[:18, 6:])
     assert (np.array(warped)[:2] == (9, 8, 7)).all()
     assert not valid[:2].any()
@@ -178,12 +178,12 @@ def test_translate_and_crop_move_whole_pixels():
     assert valid[2:, :24].all()
     assert np.array_equal(warp_annotations(drawing, warp)[:, 2:, :24], drawing[:, :18, 6:])
     crop = plan_warp((20, 30), {"crop": [0.5, 0.5, 0.0, 0.999]}, sample_rng(0, 0, 0))
-    warped, valid = warp_picture(image, crop)
+    warped, valid = warp_image(image, crop)
     assert np.array_equal(warped, np.array(image)[:10, 15:])
     assert valid.all()
 
 
-def test_crop_size_is_a_window_of_the_picture_and_all_places_occur():
+def test_crop_size_is_a_window_of_the_image_and_all_places_occur():
     image = np.arange(6 * 7 * 3, dtype=np.uint8).reshape(6, 7, 3)
     seen = set()
     for index in range(200):
@@ -197,8 +197,8 @@ def test_crop_size_is_a_window_of_the_picture_and_all_places_occur():
     assert seen == {(top, left) for top in range(3) for left in range(3)}
 
 
-def test_picture_smaller_than_crop_size_is_padded_and_marked():
-    image, drawing = random_picture(6, 9), np.ones((1, 6, 9), dtype=bool)
+def test_image_smaller_than_crop_size_is_padded_and_marked():
+    image, drawing = random_image(6, 9), np.ones((1, 6, 9), dtype=bool)
     sample = Augmentation(AugmentationRecipe(crop_size=(10, 12)))(image, drawing, rng=sample_rng(1, 0, 0))
     rows, columns = np.flatnonzero(sample.valid.any(axis=1)), np.flatnonzero(sample.valid.any(axis=0))
     assert (len(rows), len(columns), sample.valid.sum()) == (6, 9, 54)
@@ -224,7 +224,7 @@ def polygon_outline(size):
 
 
 def reference_points(points, size, scale, degrees, shear):
-    """Where points go, worked out apart from the code: scale, shear and turn about the centre of the picture."""
+    """Where points go, worked out apart from the code: scale, shear and turn about the centre of the image."""
     height, width = size
     new_width, new_height = round(width * scale), round(height * scale)
     x = (points[0] - width / 2) * new_width / width
@@ -275,7 +275,7 @@ def test_wide_lines_are_enlarged_without_holes(degrees):
     assert 0.9 * 29 * 3 * 3 * 3 < warped.sum() < 30 * 3 * 4 * 3
 
 
-def test_picture_and_contour_stay_together():
+def test_image_and_contour_stay_together():
     size = (120, 150)
     rows, columns = np.mgrid[: size[0], : size[1]]
     disc = (rows - 55) ** 2 + (columns - 80) ** 2 <= 35**2
@@ -303,7 +303,7 @@ def test_every_pixel_shows_its_place_in_the_source(scale, degrees, shear):
     rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
     ramp = np.stack([2 * columns, 2 * rows, 0 * rows], axis=-1).round().astype(np.uint8)
     warp = plan_warp(size, {"scale": scale, "rotate": degrees, "affine": shear}, sample_rng(0, 0, 0))
-    shown, valid = warp_picture(Image.fromarray(ramp), warp)
+    shown, valid = warp_image(Image.fromarray(ramp), warp)
     # Where the source's pixel centres go, against the ramp's values there.
     x, y = reference_points(np.stack([columns.ravel(), rows.ravel()]), size, scale, degrees, shear)
     x, y = x + warp.output_size[1] / 2, y + warp.output_size[0] / 2
@@ -345,12 +345,12 @@ def test_shrinking_averages_and_does_not_alias():
     stripes[:, ::3] = 255
     for degrees in (0.0, 10.0):
         warp = plan_warp((66, 66), {"scale": 0.25, "rotate": degrees}, sample_rng(0, 0, 0))
-        warped, valid = warp_picture(Image.fromarray(stripes), warp)
+        warped, valid = warp_image(Image.fromarray(stripes), warp)
         inner = np.array(warped)[4:-4, 4:-4][valid[4:-4, 4:-4]]
         assert np.abs(inner.astype(int) - 85).max() < 12
 
 
-def test_valid_is_the_picture_warped():
+def test_valid_is_the_image_warped():
     recipe = AugmentationRecipe(rotate=1.0, rotate_degrees=(30, 30), fill=(0, 0, 0))
     white = Image.new("RGB", (60, 40), (255, 255, 255))
     sample = Augmentation(recipe)(white, rng=sample_rng(0, 0, 0))
@@ -362,7 +362,7 @@ def test_valid_is_the_picture_warped():
 
 def test_contours_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"5x5.*4x6"):
-        Augmentation(AugmentationRecipe())(random_picture(4, 6), random_drawing(5, 5), rng=sample_rng(0, 0, 0))
+        Augmentation(AugmentationRecipe())(random_image(4, 6), random_drawing(5, 5), rng=sample_rng(0, 0, 0))
 
 
 # Values
@@ -370,7 +370,7 @@ def test_contours_of_another_size_are_refused():
 
 @pytest.mark.parametrize("name", sorted(set(OPERATIONS) - GEOMETRIC))
 def test_operations_on_values_leave_geometry_alone(name):
-    image, drawing = random_picture(30, 40), random_drawing(30, 40)
+    image, drawing = random_image(30, 40), random_drawing(30, 40)
     settings_ = {name: 1.0}
     if name != "noise":
         settings_[f"{name}_factor"] = (0.5, 0.5)
@@ -403,7 +403,7 @@ def test_noise_has_the_drawn_strength():
 
 
 def test_resolution_and_sharpening_move_detail_in_opposite_ways():
-    image = random_picture(64, 64)
+    image = random_image(64, 64)
     detail = {}
     for name, factor in (("resolution", 0.25), ("sharpen", 2.0), ("none", 1.0)):
         values = {} if name == "none" else {name: 1.0, f"{name}_factor": (factor, factor)}
@@ -425,7 +425,7 @@ def test_resolution_and_sharpening_move_detail_in_opposite_ways():
 )
 def test_any_size_through_everything(height, width, seed, crop_size):
     recipe = AugmentationRecipe(**dict.fromkeys(OPERATIONS, 0.7), crop_size=crop_size)
-    image, drawing = random_picture(height, width), random_drawing(height, width, share=0.5)
+    image, drawing = random_image(height, width), random_drawing(height, width, share=0.5)
     sample = Augmentation(recipe)(image, drawing, rng=sample_rng(seed, 0, 0))
     size = sample.image.height, sample.image.width
     assert crop_size is None or size == crop_size

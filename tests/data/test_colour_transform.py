@@ -12,17 +12,17 @@ EXCHANGE = ColourTransform(exchange_channels=True, max_changed=1.0, max_differen
 SHIFT = ColourTransform(shift_channel=True, max_shifted=1.0, max_difference=30)
 
 
-def random_picture(seed):
+def random_image(seed):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8))
 
 
-def plain_picture(*colour):
+def plain_image(*colour):
     return Image.new("RGB", (4, 3), colour)
 
 
-def run(transform, pictures, *, seed=0, epoch=0):
-    plan = transform.plan(len(pictures), seed=seed, epoch=epoch)
-    return [transform(picture, index, plan=plan) for index, picture in enumerate(pictures)]
+def run(transform, images, *, seed=0, epoch=0):
+    plan = transform.plan(len(images), seed=seed, epoch=epoch)
+    return [transform(image, index, plan=plan) for index, image in enumerate(images)]
 
 
 def audit_of(results):
@@ -32,12 +32,12 @@ def audit_of(results):
 @pytest.mark.parametrize(
     ("threshold", "expected"), [(0.1, 20), (0.0, 0), (1.0, 200), (0.999, 199), (7, 7), (0, 0), (500, 200)]
 )
-def test_as_many_pictures_as_the_number_threshold_are_exchanged(threshold, expected):
-    pictures = [random_picture(index) for index in range(200)]
+def test_as_many_images_as_the_number_threshold_are_exchanged(threshold, expected):
+    images = [random_image(index) for index in range(200)]
     transform = ColourTransform(exchange_channels=True, max_changed=threshold, max_difference=255)
     for epoch in range(3):
-        results = run(transform, pictures, epoch=epoch)
-        changed = [not np.array_equal(after, before) for (after, _), before in zip(results, pictures, strict=True)]
+        results = run(transform, images, epoch=epoch)
+        changed = [not np.array_equal(after, before) for (after, _), before in zip(results, images, strict=True)]
         assert sum(changed) == expected
         assert changed == [change.exchanged for _, change in results]
 
@@ -49,7 +49,7 @@ def test_tenths_are_not_lost_to_rounding():
         ) == (count // 10)
 
 
-def test_plan_is_a_function_of_seed_and_epoch_and_reaches_every_picture():
+def test_plan_is_a_function_of_seed_and_epoch_and_reaches_every_image():
     transform = ColourTransform(exchange_channels=True, shift_channel=True, max_changed=10, max_shifted=10)
     plans = [transform.plan(40, seed=3, epoch=epoch) for epoch in range(60)]
     again = transform.plan(40, seed=3, epoch=0)
@@ -65,8 +65,8 @@ def test_plan_is_a_function_of_seed_and_epoch_and_reaches_every_picture():
 
 def test_exchange_is_a_new_order_of_the_channels():
     orders = set()
-    for index, (after, change) in enumerate(run(EXCHANGE, [random_picture(index) for index in range(100)])):
-        before = np.array(random_picture(index))
+    for index, (after, change) in enumerate(run(EXCHANGE, [random_image(index) for index in range(100)])):
+        before = np.array(random_image(index))
         assert np.array_equal(after, before[..., list(change.order)])
         expected = np.abs(before.astype(float) - np.array(after)).mean()
         assert change.difference == pytest.approx(1000 * expected, abs=0.51)
@@ -77,15 +77,15 @@ def test_exchange_is_a_new_order_of_the_channels():
 def test_exchange_over_the_difference_threshold_is_refused_and_counted():
     # (0, 30, 90): swapping two channels changes the mean by 20, 40 or 60; turning all three by 60.
     by_order = {(1, 0, 2): 20, (0, 2, 1): 40, (2, 1, 0): 60, (1, 2, 0): 60, (2, 0, 1): 60}
-    pictures = [plain_picture(0, 30, 90)] * 60
-    orders = [change.order for _, change in run(EXCHANGE, pictures)]
+    images = [plain_image(0, 30, 90)] * 60
+    orders = [change.order for _, change in run(EXCHANGE, images)]
     for limit in (19.9, 20, 40, 59, 60):
         transform = ColourTransform(exchange_channels=True, max_changed=1.0, max_difference=limit)
-        results = run(transform, pictures)
+        results = run(transform, images)
         for order, (after, change) in zip(orders, results, strict=True):
             allowed = by_order[order] <= limit
             assert (change.exchanged, change.refused) == (allowed, not allowed)
-            assert np.array_equal(after, pictures[0]) == (not allowed)
+            assert np.array_equal(after, images[0]) == (not allowed)
         audit = audit_of(results)
         assert audit.refused == audit.unchanged == sum(by_order[order] > limit for order in orders)
         assert audit.exchanged == 60 - audit.refused
@@ -93,8 +93,8 @@ def test_exchange_over_the_difference_threshold_is_refused_and_counted():
 
 def test_shift_changes_one_channel_by_no_more_than_the_threshold():
     channels, shifts = set(), []
-    for index, (after, change) in enumerate(run(SHIFT, [random_picture(index) for index in range(300)])):
-        before = np.array(random_picture(index)).astype(int)
+    for index, (after, change) in enumerate(run(SHIFT, [random_image(index) for index in range(300)])):
+        before = np.array(random_image(index)).astype(int)
         moved = np.array(after) - before
         others = [channel for channel in range(3) if channel != change.channel]
         assert not moved[..., others].any()
@@ -113,15 +113,15 @@ def test_both_ways_together_are_counted_apart():
     transform = ColourTransform(
         exchange_channels=True, shift_channel=True, max_changed=5, max_shifted=0.5, max_difference=255
     )
-    results = run(transform, [random_picture(index) for index in range(20)])
+    results = run(transform, [random_image(index) for index in range(20)])
     audit = audit_of(results)
-    assert (audit.pictures, audit.exchanged, audit.shifted, audit.refused) == (20, 5, 10, 0)
+    assert (audit.images, audit.exchanged, audit.shifted, audit.refused) == (20, 5, 10, 0)
     both = sum(change.exchanged and change.shifted for _, change in results)
     assert audit.unchanged == 20 - 15 + both
     halves = audit_of(results[13:]) + audit_of(results[:13])
     assert halves == audit
     differences = [
-        np.abs(np.array(after).astype(float) - np.array(random_picture(index))).mean()
+        np.abs(np.array(after).astype(float) - np.array(random_image(index))).mean()
         for index, (after, change) in enumerate(results)
         if change.exchanged or change.shifted
     ]
@@ -129,11 +129,11 @@ def test_both_ways_together_are_counted_apart():
     assert audit.to_dict()["mean_difference"] == audit.mean_difference
 
 
-def test_off_by_default_and_pictures_not_chosen_are_the_same_object():
-    picture = random_picture(0)
+def test_off_by_default_and_images_not_chosen_are_the_same_object():
+    image = random_image(0)
     for transform in (ColourTransform(), ColourTransform(exchange_channels=True, max_changed=0)):
-        after, change = transform(picture, 0, plan=transform.plan(10, seed=0, epoch=0))
-        assert after is picture
+        after, change = transform(image, 0, plan=transform.plan(10, seed=0, epoch=0))
+        assert after is image
         assert change == ColourChange()
     assert ColourAudit().mean_difference == 0.0
 

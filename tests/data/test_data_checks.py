@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from hf_contour.data.checks import SEVERITIES, check_source, load_and_check
-from hf_contour.data.image_checks import PictureLimits
+from hf_contour.data.image_checks import ImageLimits
 from hf_contour.data.sources import ColumnNames
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -39,8 +39,8 @@ def plain(seed: int, *, height=20, width=24) -> PILImage.Image:
     return PILImage.fromarray(pixels)
 
 
-def split_of(pictures: list[bytes], labels: list | None = None, contours: list | None = None) -> Dataset:
-    columns: dict = {"image": [{"bytes": picture, "path": f"{row}.png"} for row, picture in enumerate(pictures)]}
+def split_of(photos: list[bytes], labels: list | None = None, contours: list | None = None) -> Dataset:
+    columns: dict = {"image": [{"bytes": photo, "path": f"{row}.png"} for row, photo in enumerate(photos)]}
     features: dict = {"image": Image(decode=False)}
     if labels is not None:
         columns["label"], features["label"] = labels, ClassLabel(names=NAMES)
@@ -78,15 +78,15 @@ def test_a_clean_set_has_no_findings():
     assert report.splits["train"] == {"rows": 3, "classes": {"men": 1, "women": 2}, "contour_maps": 0}
 
 
-def test_unreadable_pictures_are_listed_and_the_others_still_read():
+def test_unreadable_images_are_listed_and_the_others_still_read():
     good = content(plain(1))
     jpeg = content(plain(2, height=60, width=60), "JPEG")
     report = check(train=split_of([good, jpeg[: len(jpeg) // 2], b"", b"<html></html>", bomb(), content(plain(3))]))
     assert found(report) == [
-        ("train", 1, "picture_unreadable"),
-        ("train", 2, "picture_unreadable"),
-        ("train", 3, "picture_unreadable"),
-        ("train", 4, "picture_bomb"),
+        ("train", 1, "image_unreadable"),
+        ("train", 2, "image_unreadable"),
+        ("train", 3, "image_unreadable"),
+        ("train", 4, "image_bomb"),
     ]
     assert report.exit_code == 1
     assert "1.png" in report.rows[0].message
@@ -120,16 +120,16 @@ def modes() -> dict[str, list[bytes]]:
 
 @pytest.mark.parametrize("kinds", list(modes()))
 def test_odd_modes_and_sizes_are_warnings(kinds):
-    for picture in modes()[kinds]:
-        report = check(train=split_of([picture]))
+    for photo in modes()[kinds]:
+        report = check(train=split_of([photo]))
         assert [finding.kind for finding in report.rows] == kinds.split()
         assert report.exit_code == 0
 
 
 def test_limits_can_be_set():
     dataset = split_of([content(plain(6, height=10, width=50))])
-    assert found(check_source({"train": dataset}, limits=PictureLimits(10, 5), show_progress=False)) == []
-    report = check_source({"train": dataset}, limits=PictureLimits(11, 4.9), show_progress=False)
+    assert found(check_source({"train": dataset}, limits=ImageLimits(10, 5), show_progress=False)) == []
+    report = check_source({"train": dataset}, limits=ImageLimits(11, 4.9), show_progress=False)
     assert sorted(report.counts) == ["size_extreme_aspect", "size_tiny"]
     assert report.settings["min_side"] == 11
 
@@ -165,7 +165,7 @@ def test_contour_maps():
     cross = np.zeros((20, 24), dtype=bool)
     cross[10] = True
     good = content(PILImage.fromarray(cross))
-    pictures = [content(plain(seed)) for seed in range(7)]
+    photos = [content(plain(seed)) for seed in range(7)]
     maps = [
         [good],
         [],
@@ -175,7 +175,7 @@ def test_contour_maps():
         [content(PILImage.fromarray(np.zeros_like(cross)))],
         [good, good],
     ]
-    report = check(train=split_of(pictures, contours=maps))
+    report = check(train=split_of(photos, contours=maps))
     assert found(report) == [
         ("train", 1, "contours_missing"),
         ("train", 2, "contour_unreadable"),
@@ -183,7 +183,7 @@ def test_contour_maps():
         ("train", 4, "contour_inverted"),
         ("train", 5, "contour_blank"),
     ]
-    assert report.rows[2].message == "contour map 0 is 24x20 (height x width), the picture 20x24."
+    assert report.rows[2].message == "contour map 0 is 24x20 (height x width), the image 20x24."
     assert report.splits["train"]["contour_maps"] == 9
 
 
@@ -214,10 +214,10 @@ def test_a_source_that_training_would_refuse_is_listed_whole(tmp_path):
     path = write_garments(tmp_path)
     report = load_and_check(path, splits=["train", "test"], show_progress=False)
     assert found(report) == [
-        ("train", 2, "picture_unreadable"),
+        ("train", 2, "image_unreadable"),
         ("train", 3, "label_wrong"),
         ("test", 0, "label_wrong"),
-        ("test", 2, "picture_unreadable"),
+        ("test", 2, "image_unreadable"),
     ]
     messages = {(finding.split, finding.row): finding.message for finding in report.rows}
     assert "the label is missing" in messages["train", 3]
@@ -238,9 +238,9 @@ def test_a_source_that_training_would_refuse_is_listed_whole(tmp_path):
     ],
 )
 def test_bad_labels_are_listed(tmp_path, labels, feature, bad):
-    pictures = [{"bytes": content(plain(seed)), "path": None} for seed in range(3)]
+    photos = [{"bytes": content(plain(seed)), "path": None} for seed in range(3)]
     features = Features({"image": Image(), "label": feature})
-    Dataset.from_dict({"image": pictures, "label": labels}, features=features).to_parquet(tmp_path / "train.parquet")
+    Dataset.from_dict({"image": photos, "label": labels}, features=features).to_parquet(tmp_path / "train.parquet")
     report = load_and_check(tmp_path, show_progress=False)
     assert [finding.row for finding in report.rows if finding.kind == "label_wrong"] == bad
     assert sum(report.splits["train"]["classes"].values()) == (3 if feature == List(Value("string")) else 2)
@@ -248,8 +248,8 @@ def test_bad_labels_are_listed(tmp_path, labels, feature, bad):
 
 def test_a_split_that_cannot_be_read_is_an_error_of_the_report(tmp_path):
     features = Features({"image": Image(), "label": Value("float32")})
-    pictures = [{"bytes": content(plain(seed)), "path": None} for seed in range(2)]
-    Dataset.from_dict({"image": pictures, "label": [0.5, 1]}, features=features).to_parquet(tmp_path / "train.parquet")
+    photos = [{"bytes": content(plain(seed)), "path": None} for seed in range(2)]
+    Dataset.from_dict({"image": photos, "label": [0.5, 1]}, features=features).to_parquet(tmp_path / "train.parquet")
     report = load_and_check(tmp_path, show_progress=False)
     assert found(report) == [("train", None, "split_unreadable")]
     report = load_and_check(tmp_path, columns=ColumnNames(label=None), show_progress=False)
@@ -263,14 +263,14 @@ def test_the_report_is_written(tmp_path):
     assert (summary["num_errors"], summary["num_warnings"]) == (2, 1)
     assert summary["counts"] == {
         kind: {"severity": SEVERITIES[kind], "count": 1}
-        for kind in ("picture_unreadable", "duplicate_other_label", "duplicate_in_split")
+        for kind in ("image_unreadable", "duplicate_other_label", "duplicate_in_split")
     }
     assert summary["splits"]["train"]["classes"] == {"men": 1, "women": 2}
     with (tmp_path / "checks" / "checks.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["split", "row", "file", "kind", "severity", "message"]
     assert [(row["row"], row["file"], row["kind"]) for row in rows] == [
-        ("1", "1.png", "picture_unreadable"),
+        ("1", "1.png", "image_unreadable"),
         ("2", "2.png", "duplicate_in_split"),
         ("2", "2.png", "duplicate_other_label"),
     ]
@@ -293,7 +293,7 @@ def test_the_script(tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     monkeypatch.setattr("sys.argv", ["check_data.py", "--source", str(path), "--output_dir", str(output)])
     assert script.main() == 1
-    assert "picture_unreadable" in capsys.readouterr().out
+    assert "image_unreadable" in capsys.readouterr().out
     assert (output / "checks.csv").is_file()
     monkeypatch.setattr("sys.argv", ["check_data.py", "--source", str(path), "--splits", "nothing"])
     assert script.main() == 1

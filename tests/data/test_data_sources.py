@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 
 from hf_contour.data.sources import ColumnNames, detect_kind, label_names, load_source, source_splits
 
-PICTURE = Image(decode=False)
+IMAGE = Image(decode=False)
 
 # `datasets` leaves the csv files open that it reads the first rows of.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -42,7 +42,7 @@ def _close_left_files():
     gc.collect()
 
 
-def picture(colour, *, mode="RGB", size=(5, 4)) -> PILImage.Image:
+def photo(colour, *, mode="RGB", size=(5, 4)) -> PILImage.Image:
     return PILImage.new(mode, size, colour)
 
 
@@ -54,7 +54,7 @@ def png(image: PILImage.Image) -> bytes:
 
 def save(path: Path, colour, *, mode="RGB") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(colour, mode=mode).save(path)
+    photo(colour, mode=mode).save(path)
     return path
 
 
@@ -99,7 +99,7 @@ def write_parquet(path: Path, columns: dict, features: dict) -> Path:
 
 
 def parquet_rows(path: Path, labels, feature, *, name="label") -> Path:
-    cells = [{"bytes": png(picture((index, 0, 0))), "path": None} for index in range(len(labels))]
+    cells = [{"bytes": png(photo((index, 0, 0))), "path": None} for index in range(len(labels))]
     return write_parquet(path, {"image": cells, name: labels}, {"image": Image(), name: feature})
 
 
@@ -114,7 +114,7 @@ def test_parquet_folder_with_files_of_splits(tmp_path):
     assert detect_kind(tmp_path) == "parquet"
     assert source_splits(tmp_path) == ["train", "validation"]
     train = load_both_ways(tmp_path, split="train")
-    assert train.features == Features({"image": PICTURE, "label": feature})
+    assert train.features == Features({"image": IMAGE, "label": feature})
     assert train["label"] == [0, 1, 1]
     assert label_names(train) == ["men", "women"]
     for name in ("validation", "val"):
@@ -145,15 +145,15 @@ def test_a_file_without_a_split_in_its_name_is_train(tmp_path):
 
 
 def test_contours_are_always_a_list_and_other_columns_are_kept(tmp_path):
-    cells = [{"bytes": png(picture((9, 0, 0))), "path": "a.png"}] * 2
-    maps = [{"bytes": png(picture(255, mode="L")), "path": None}, {"bytes": png(picture(0, mode="L")), "path": None}]
+    cells = [{"bytes": png(photo((9, 0, 0))), "path": "a.png"}] * 2
+    maps = [{"bytes": png(photo(255, mode="L")), "path": None}, {"bytes": png(photo(0, mode="L")), "path": None}]
     one = write_parquet(
         tmp_path / "one.parquet",
         {"photo": cells, "drawing": [maps[0], None], "code": [7, 8]},
         {"photo": Image(), "drawing": Image(), "code": Value("int32")},
     )
     dataset = load_both_ways(one, columns=ColumnNames(image="photo", contours="drawing"))
-    assert dataset.features == Features({"image": PICTURE, "contours": List(PICTURE), "code": Value("int32")})
+    assert dataset.features == Features({"image": IMAGE, "contours": List(IMAGE), "code": Value("int32")})
     assert [[colour_of(cell) for cell in row] for row in dataset["contours"]] == [[255], []]
     assert dataset["code"] == [7, 8]
     several = write_parquet(
@@ -162,28 +162,28 @@ def test_contours_are_always_a_list_and_other_columns_are_kept(tmp_path):
         {"image": Image(), "contours": List(Image())},
     )
     dataset = load_both_ways(several)
-    assert dataset.features == Features({"image": PICTURE, "contours": List(PICTURE)})
+    assert dataset.features == Features({"image": IMAGE, "contours": List(IMAGE)})
     assert [[colour_of(cell) for cell in row] for row in dataset["contours"]] == [[255, 0], [255]]
 
 
-def test_pictures_as_plain_bytes_and_as_paths(tmp_path):
-    content = png(picture((3, 0, 0)))
+def test_images_as_plain_bytes_and_as_paths(tmp_path):
+    content = png(photo((3, 0, 0)))
     path = write_parquet(tmp_path / "a.parquet", {"image": [content]}, {"image": Value("binary")})
     assert colour_of(load_both_ways(path)[0]["image"]) == (3, 0, 0)
-    # Written without `datasets`: a struct that nobody calls a picture.
+    # Written without `datasets`: a struct that nobody calls an image.
     cell = {"bytes": content, "path": "a.png"}
     pq.write_table(pa.table({"image": [cell], "contours": [[cell, cell]]}), path)
     dataset = load_both_ways(path)
-    assert dataset.features == Features({"image": PICTURE, "contours": List(PICTURE)})
+    assert dataset.features == Features({"image": IMAGE, "contours": List(IMAGE)})
     assert [colour_of(one) for one in dataset[0]["contours"]] == [(3, 0, 0), (3, 0, 0)]
     save(tmp_path / "x" / "1.png", (4, 0, 0))
     path = write_parquet(tmp_path / "b.parquet", {"image": ["x/1.png"]}, {"image": Value("string")})
     assert colour_of(load_both_ways(path)[0]["image"]) == (4, 0, 0)
 
 
-def test_an_empty_picture_or_a_path_to_nowhere_in_parquet(tmp_path):
-    good, gone = {"bytes": png(picture(0)), "path": None}, {"bytes": None, "path": "gone.png"}
-    for cell, message in ((None, "row 1 .*there is no picture"), (gone, r"row 1 .*gone\.png is not there")):
+def test_an_empty_image_or_a_path_to_nowhere_in_parquet(tmp_path):
+    good, gone = {"bytes": png(photo(0)), "path": None}, {"bytes": None, "path": "gone.png"}
+    for cell, message in ((None, "row 1 .*there is no image"), (gone, r"row 1 .*gone\.png is not there")):
         path = write_parquet(tmp_path / "a.parquet", {"image": [good, cell, good]}, {"image": Image()})
         for streaming in (False, True):
             with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -195,16 +195,16 @@ def test_an_empty_picture_or_a_path_to_nowhere_in_parquet(tmp_path):
 
 
 def test_nothing_is_decoded_while_loading(tmp_path):
-    columns = {"image": [{"bytes": b"no picture", "path": None}], "contours": [[{"bytes": b"nor this", "path": None}]]}
+    columns = {"image": [{"bytes": b"no image", "path": None}], "contours": [[{"bytes": b"nor this", "path": None}]]}
     path = write_parquet(tmp_path / "a.parquet", columns, {"image": Image(), "contours": List(Image())})
-    assert load_source(path)[0]["image"]["bytes"] == b"no picture"
+    assert load_source(path)[0]["image"]["bytes"] == b"no image"
     assert next(iter(load_source(path, streaming=True)))["contours"][0]["bytes"] == b"nor this"
 
 
 def test_a_chosen_column_wins_over_the_one_in_its_place(tmp_path):
     path = write_parquet(
         tmp_path / "a.parquet",
-        {"image": [png(picture(0))] * 2, "label": [1, 0], "material": ["wool", "silk"]},
+        {"image": [png(photo(0))] * 2, "label": [1, 0], "material": ["wool", "silk"]},
         {"image": Value("binary"), "label": ClassLabel(names=["men", "women"]), "material": Value("string")},
     )
     dataset = load_both_ways(path, columns=ColumnNames(label="material"))
@@ -230,7 +230,7 @@ def test_a_folder_whose_readme_lists_configurations(tmp_path):
         load_source(tmp_path, config_name="huge")
 
 
-# folders of pictures
+# folders of images
 
 
 def test_class_folders(tmp_path):
@@ -267,7 +267,7 @@ def test_metadata_with_one_contour_file(tmp_path):
         ["a.png", "contours/a.png", "men", "summer"],
     )
     dataset = load_both_ways(tmp_path)
-    assert dataset.features["contours"] == List(PICTURE)
+    assert dataset.features["contours"] == List(IMAGE)
     assert colour_of(dataset[0]["image"]) == (1, 0, 0)
     assert colour_of(dataset[0]["contours"][0]) == 255
     assert label_names(dataset) == ["men"]
@@ -307,16 +307,16 @@ def test_metadata_that_names_a_missing_file(tmp_path):
         list(load_source(tmp_path, streaming=True))
 
 
-def test_a_stream_reads_pictures_inside_an_archive(tmp_path):
-    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
-        archive.writestr("pictures/1.png", png(picture((6, 0, 0))))
+def test_a_stream_reads_images_inside_an_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("images/1.png", png(photo((6, 0, 0))))
     row = next(iter(load_source(tmp_path, streaming=True)))
     assert row["image"]["bytes"] is not None
     assert colour_of(row["image"]) == (6, 0, 0)
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no picture"):
+    with pytest.raises(FileNotFoundError, match="no image"):
         load_source(tmp_path)
 
 
@@ -366,7 +366,7 @@ def test_csv_with_several_labels(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["missing.png", "https://example.com/1.png"])
-def test_csv_with_a_picture_that_is_not_there(tmp_path, cell):
+def test_csv_with_a_image_that_is_not_there(tmp_path, cell):
     save(tmp_path / "1.png", (1, 0, 0))
     path = write_csv(tmp_path / "a.csv", ["image"], ["1.png"], [cell])
     for streaming in (False, True):
@@ -374,13 +374,13 @@ def test_csv_with_a_picture_that_is_not_there(tmp_path, cell):
             list(load_source(path, streaming=streaming))
 
 
-def test_csv_with_an_empty_picture_or_a_missing_contour(tmp_path):
+def test_csv_with_an_empty_image_or_a_missing_contour(tmp_path):
     save(tmp_path / "1.png", (1, 0, 0))
     path = write_csv(tmp_path / "a.csv", ["image", "contours"], ["1.png", "gone.png"])
     with pytest.raises(FileNotFoundError, match=r"row 0 .*column contours.*gone\.png"):
         load_source(path)
     path = write_csv(tmp_path / "b.csv", ["image", "label"], ["1.png", "a"], ["", "b"])
-    with pytest.raises(ValueError, match=r"row 1 .*there is no picture"):
+    with pytest.raises(ValueError, match=r"row 1 .*there is no image"):
         load_source(path)
 
 
@@ -410,7 +410,7 @@ def test_bsds_folder(tmp_path):
     dataset = load_both_ways(tmp_path, split="validation")
     assert load_source(tmp_path, split="val")["image_id"] == ["3096"]
     assert dataset["image_id"] == ["3096"]
-    assert dataset.features["contours"] == List(PICTURE)
+    assert dataset.features["contours"] == List(IMAGE)
     first, second = (np.asarray(PILImage.open(io.BytesIO(cell["bytes"]))) for cell in dataset[0]["contours"])
     assert first.dtype == bool
     assert first.tolist() == [[False] * 5, [True] * 5, [False] * 5, [False] * 5]
@@ -539,7 +539,7 @@ def test_a_column_that_is_not_there_lists_those_that_are(tmp_path):
             load_source(path, columns=ColumnNames(image="photo"), streaming=streaming)
         with pytest.raises(ValueError, match="no column 'gender' for label"):
             load_source(path, columns=ColumnNames(label="gender"), streaming=streaming)
-        with pytest.raises(ValueError, match=r"column 'image' is .*expected pictures"):
+        with pytest.raises(ValueError, match=r"column 'image' is .*expected images"):
             load_source(path, columns=ColumnNames(image="sort"), streaming=streaming)
 
 
@@ -580,11 +580,11 @@ SHARED_DATA = Path(os.environ.get("HF_CONTOUR_DATA", Path(__file__).parents[2].p
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
-    ("split", "pictures", "maps"), [("train", 200, 1087), ("validation", 100, 546), ("test", 200, 1063)]
+    ("split", "images", "maps"), [("train", 200, 1087), ("validation", 100, 546), ("test", 200, 1063)]
 )
-def test_bsds500(split, pictures, maps):
+def test_bsds500(split, photos, maps):
     dataset = load_source(SHARED_DATA / "bsds500", split=split)
-    assert len(dataset) == pictures
+    assert len(dataset) == photos
     assert sum(len(row) for row in dataset["contours"]) == maps
 
 

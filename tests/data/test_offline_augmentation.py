@@ -128,7 +128,7 @@ def test_colour_cap_holds_over_each_round_of_copies(tmp_path):
         assert sum(change.get("exchanged", False) + change.get("refused", False) for change in of_copy) == 2
         assert sum(change.get("shifted", False) for change in of_copy) == 2
     audit = written.colour_audit
-    assert audit.pictures == 15
+    assert audit.images == 15
     assert audit.exchanged + audit.refused == 6
     assert audit.shifted == 6
 
@@ -164,7 +164,7 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(FileExistsError, match="taken exists"):
         write(tmp_path / "taken")
-    rows = [make_row(0), make_row(1), {**make_row(2), "image": {"bytes": b"no picture", "path": "broken.jpg"}}]
+    rows = [make_row(0), make_row(1), {**make_row(2), "image": {"bytes": b"no image", "path": "broken.jpg"}}]
     with pytest.raises(ImageReadError, match=r"row 2 \(broken\.jpg\)"):
         write(tmp_path / "set", make_source(rows))
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

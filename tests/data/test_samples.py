@@ -38,7 +38,7 @@ def make_drawing(index):
 
 def make_row(index, *, multi_label=False):
     return {
-        "image": {**encode(make_pixels(index)), "path": f"picture{index}.png"},
+        "image": {**encode(make_pixels(index)), "path": f"image{index}.png"},
         "contours": [encode(drawing) for drawing in make_drawing(index)],
         "label": [index % 3, 2] if multi_label else index % 3,
     }
@@ -74,7 +74,7 @@ def assert_same(left, right):
         assert torch.equal(torch.as_tensor(left[name]), torch.as_tensor(right[name])), name
 
 
-def test_contour_sample_is_the_processed_picture_and_the_consensus():
+def test_contour_sample_is_the_processed_image_and_the_consensus():
     samples = make_samples(augmentation=None, colour=None)
     assert len(samples) == len(SIZES)
     for index in range(len(SIZES)):
@@ -87,7 +87,7 @@ def test_contour_sample_is_the_processed_picture_and_the_consensus():
         assert sample["index"] == index
 
 
-def test_picture_in_training_is_the_picture_in_use():
+def test_image_in_training_is_the_image_in_use():
     samples = make_samples(stage="gender", augmentation=None, colour=None)
     for index in range(len(SIZES)):
         alone = samples.builder.processor(Image.fromarray(make_pixels(index)), return_tensors="pt")["pixel_values"][0]
@@ -95,7 +95,7 @@ def test_picture_in_training_is_the_picture_in_use():
         assert alone.shape == (3, 16, 16)
 
 
-def test_transparent_pictures_lie_on_the_background_of_the_processor():
+def test_transparent_images_lie_on_the_background_of_the_processor():
     clear = np.zeros((8, 8, 4), dtype=np.uint8)
     source = make_source([{**make_row(0), "image": encode(clear)}])
     processor = ContourImageProcessor(size={"height": 8, "width": 8}, background_color=(255, 0, 51))
@@ -103,7 +103,7 @@ def test_transparent_pictures_lie_on_the_background_of_the_processor():
     assert torch.allclose(pixel_values[:, 0, 0], torch.tensor([1.0, -1.0, -0.6]), atol=1e-6)
 
 
-def test_pixels_from_outside_the_picture_are_not_counted():
+def test_pixels_from_outside_the_image_are_not_counted():
     samples = make_samples(augmentation=AugmentationRecipe(crop_size=(40, 50)), colour=None)
     for index, (height, width) in enumerate(SIZES):
         labels = samples[index]["labels"]
@@ -164,7 +164,7 @@ def test_colours_stay_under_their_cap_over_an_epoch():
     samples = make_samples(stage="gender", augmentation=None)
     loader = DataLoader(samples, batch_size=2, num_workers=2, collate_fn=collate_gender)
     audit = sum((ColourAudit.from_codes(batch["colour"].tolist()) for batch in loader), ColourAudit())
-    assert audit.pictures == 7
+    assert audit.images == 7
     assert audit.exchanged + audit.refused == 3
     assert audit.shifted == 3
     changed = sum(not np.array_equal(samples.drawn(index).image, make_pixels(index)) for index in range(len(SIZES)))
@@ -178,7 +178,7 @@ def test_different_sizes_in_a_batch_are_refused():
     assert collate_contour([samples[0]])["labels"].shape == (1, 20, 30)
 
 
-def test_unreadable_picture_names_row_and_file():
+def test_unreadable_image_names_row_and_file():
     broken = {"bytes": make_row(1)["image"]["bytes"][:60], "path": "broken.png"}
     source = make_source([make_row(0), {**make_row(1), "image": broken}])
     with pytest.raises(ImageReadError, match=r"row 1 .*broken\.png"):
@@ -195,7 +195,7 @@ def test_what_a_stage_needs_is_asked_for_by_name():
         make_samples(source.remove_columns("label"), stage="gender")
     with pytest.raises(ValueError, match="stage is 'colour'"):
         make_samples(stage="colour")
-    with pytest.raises(ValueError, match=r"row 0 \(picture0\.png\) has no contours"):
+    with pytest.raises(ValueError, match=r"row 0 \(image0\.png\) has no contours"):
         make_samples(make_source([{**make_row(0), "contours": []}]))[0]
     with pytest.raises(ValueError, match=r"row 0 .*24x16.*20x30"):
         make_samples(make_source([{**make_row(0), "contours": make_row(1)["contours"]}]))[0]

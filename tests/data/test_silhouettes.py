@@ -51,8 +51,8 @@ def test_another_process_draws_the_same_bits():
 
 
 def test_every_index_and_seed_gives_its_own_garment():
-    pictures = {draw_garment(index, seed=seed).image.tobytes() for index in range(20) for seed in range(3)}
-    assert len(pictures) == 60
+    photos = {draw_garment(index, seed=seed).image.tobytes() for index in range(20) for seed in range(3)}
+    assert len(photos) == 60
 
 
 def test_each_pair_holds_one_of_each_label(garments):
@@ -96,7 +96,7 @@ def test_the_outer_contour_hangs_together(garments):
     assert np.mean(np.array(in_one_piece) == 1) > 0.97
 
 
-def test_no_garment_touches_the_border_of_the_picture(garments):
+def test_no_garment_touches_the_border_of_the_image(garments):
     for garment in garments:
         frame = np.ones(garment.mask.shape, dtype=bool)
         frame[1:-1, 1:-1] = False
@@ -110,7 +110,7 @@ def test_seams_are_drawn_where_a_person_would_trace_them(garments):
     assert (shirt.contour & ~silhouettes.outer_edge(shirt.mask)).sum() > 40  # collar, sleeves, placket
 
 
-def test_the_picture_changes_at_the_contour():
+def test_the_image_changes_at_the_contour():
     """Independent of the drawing code: neighbours of the edge differ more than pixels elsewhere."""
     ratios = []
     for index in range(40):
@@ -196,9 +196,9 @@ def test_a_negative_index_or_seed_is_refused(index, seed):
 
 def test_dataset_has_the_standard_columns():
     dataset = embedded_dataset("train", num_samples=6, seed=2, size=(48, 40))
-    picture = Image(decode=False)
-    assert dataset.features["image"] == picture
-    assert dataset.features["contours"] == List(picture)
+    photo = Image(decode=False)
+    assert dataset.features["image"] == photo
+    assert dataset.features["contours"] == List(photo)
     assert dataset.features["label"] == ClassLabel(names=["men", "women"])
     assert sorted(dataset["label"]) == [0, 0, 0, 1, 1, 1]
     assert set(dataset["article"]) <= set(ARTICLES)

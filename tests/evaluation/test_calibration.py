@@ -43,19 +43,19 @@ def data(tmp_path_factory):
     return folder
 
 
-def pictures():
+def images():
     return [open_image(drawn_row(number)["image"]["bytes"]) for number in range(NUM_ROWS)]
 
 
 @pytest.fixture
 def model_folder(tmp_path):
-    """A classifier that takes half of the pictures for discs, and is far too sure."""
+    """A classifier that takes half of the images for discs, and is far too sure."""
     names = dict(enumerate(LABEL_NAMES))
     model = tiny_classifier(id2label=names, num_labels=2, contour_features="fused", temperature=1.25)
     processor = ContourImageProcessor(size={"height": 32, "width": 32})
     output = model.classifier.output
     with torch.inference_mode():
-        margins = model(**processor(pictures(), return_tensors="pt")).logits.diff(dim=1) * 1.25
+        margins = model(**processor(images(), return_tensors="pt")).logits.diff(dim=1) * 1.25
         right = ((margins[:, 0] > margins.quantile(0.5)) == (torch.arange(NUM_ROWS) % 2 == 1)).float().mean()
         gain = (8 if right > 0.5 else -8) / margins.std()
         output.weight *= gain
@@ -78,7 +78,7 @@ def undivided_logits(folder):
     model = ContourGenderForImageClassification.from_pretrained(folder).eval()
     model.config.temperature = 1
     with torch.inference_mode():
-        return model(**ContourImageProcessor.from_pretrained(folder)(pictures(), return_tensors="pt")).logits
+        return model(**ContourImageProcessor.from_pretrained(folder)(images(), return_tensors="pt")).logits
 
 
 def test_the_stored_temperature_is_the_best_one_and_pipeline_scores_use_it(model_folder, data):
@@ -110,12 +110,12 @@ def test_the_stored_temperature_is_the_best_one_and_pipeline_scores_use_it(model
     classify = ContourImageClassificationPipeline(
         model=model, image_processor=ContourImageProcessor.from_pretrained(model_folder), device="cpu"
     )
-    for picture, expected in list(zip(pictures(), probabilities, strict=True))[:4]:
-        scores = {found["label"]: found["score"] for found in classify(picture)}
+    for image, expected in list(zip(images(), probabilities, strict=True))[:4]:
+        scores = {found["label"]: found["score"] for found in classify(image)}
         assert [scores[name] for name in LABEL_NAMES] == pytest.approx(expected.tolist(), abs=1e-4)
-    # The picture that stands at the threshold itself may fall on either side of it by rounding.
+    # The image that stands at the threshold itself may fall on either side of it by rounding.
     clear = np.abs(confidence - calibration.abstain_threshold) > 1e-4
-    undecided = [classify(picture, abstain=True)[0]["label"] is None for picture in pictures()]
+    undecided = [classify(image, abstain=True)[0]["label"] is None for image in images()]
     assert np.array_equal(np.array(undecided)[clear], (confidence < calibration.abstain_threshold)[clear])
     assert 0 < undecided.count(True) < NUM_ROWS
 
@@ -131,7 +131,7 @@ def test_an_evaluation_after_it_reports_the_calibrated_error(model_folder, data,
     assert scores["temperature"] == calibration.temperature
     assert scores["abstain_threshold"] == calibration.abstain_threshold
     (point,) = [point for point in scores["coverage"] if point["threshold"] == calibration.abstain_threshold]
-    # Up to the picture that stands at the threshold itself.
+    # Up to the image that stands at the threshold itself.
     assert point["coverage"] == pytest.approx(calibration.abstaining[0]["coverage"], abs=1.01 / NUM_ROWS)
 
 
@@ -179,7 +179,7 @@ def predictions(margins, labels):
 
 
 def test_the_temperature_and_the_threshold_by_hand():
-    # Of four pictures at margin 2 three are right, so that the best confidence is 3/4 and 2 / T = log 3; one at
+    # Of four images at margin 2 three are right, so that the best confidence is 3/4 and 2 / T = log 3; one at
     # margin 0 is a draw at any temperature and does not count.
     calibration = calibrate_predictions(
         predictions([2, 2, 2, 2, 0], [1, 1, 1, 0, 0]), before=1.0, wanted_accuracy=[0.75, 0.9], num_bins=10
@@ -209,8 +209,8 @@ def test_several_labels_have_a_temperature_too():
     assert calibration.abstain_threshold is None
 
 
-def test_pictures_that_are_all_right_say_nothing_of_confidence():
-    with pytest.raises(ValueError, match="2 of 2 pictures are right"):
+def test_images_that_are_all_right_say_nothing_of_confidence():
+    with pytest.raises(ValueError, match="2 of 2 images are right"):
         calibrate_predictions(predictions([5, -4], [1, 0]), before=1.0)
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a classifier: slices, disturbances and predictions agree with a second computation."""
+"""Evaluation of a classifier: slices, perturbations and predictions agree with a second computation."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from tiny_models import tiny_classifier
 from tiny_training import LABEL_NAMES, drawn_row
 
 from hf_contour import ContourGenderForImageClassification
-from hf_contour.evaluation.classes import PICTURE_COLUMNS
+from hf_contour.evaluation.classes import IMAGE_COLUMNS
 from hf_contour.evaluation.perturbations import partners
 from hf_contour.evaluation.predictions import pair_predictions, read_predictions, write_predictions
 from hf_contour.evaluation.results import read_results, read_results_folder
@@ -50,13 +50,13 @@ def data(tmp_path_factory):
     return folder
 
 
-def pictures():
+def images():
     return [open_image(drawn_row(number)["image"]["bytes"]) for number in range(NUM_ROWS)]
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    """A classifier that sees contours alone, takes half of the pictures for discs, and is far from sure."""
+    """A classifier that sees contours alone, takes half of the images for discs, and is far from sure."""
     names = dict(enumerate(LABEL_NAMES))
     model = tiny_classifier(
         id2label=names, num_labels=2, contour_features="fused", fusion="concat", head="linear", temperature=2.0
@@ -67,7 +67,7 @@ def model_folder(tmp_path_factory):
         output.weight[:, model.extractor.num_features :] = 0
         output.weight *= 500
         output.bias.zero_()
-        logits = model(**processor(pictures(), return_tensors="pt")).logits
+        logits = model(**processor(images(), return_tensors="pt")).logits
         output.bias[1] = -2 * (logits[:, 1] - logits[:, 0]).quantile(0.5)  # the model divides by 2
     folder = tmp_path_factory.mktemp("model") / "tiny"
     model.save_pretrained(folder)
@@ -98,7 +98,7 @@ def evaluated(model_folder, data, tmp_path_factory):
         folder,
         slices=SLICES,
         min_slice=5,
-        disturbances=["all"],
+        perturbations=["all"],
         predictions=str(folder / "said.npz"),
         id_column="product",
     )
@@ -111,7 +111,7 @@ def test_predictions_hold_what_the_model_says(evaluated, model_folder):
     model = ContourGenderForImageClassification.from_pretrained(model_folder).eval()
     processor = ContourImageProcessor.from_pretrained(model_folder)
     with torch.inference_mode():
-        logits = model(**processor(pictures(), return_tensors="pt")).logits
+        logits = model(**processor(images(), return_tensors="pt")).logits
     assert np.allclose(predictions.logits, logits.numpy(), atol=1e-4)
     assert predictions.row_ids.tolist() == [f"p{number}" for number in range(NUM_ROWS)]
     assert predictions.group_ids.tolist() == [number // 2 for number in range(NUM_ROWS)]
@@ -152,13 +152,13 @@ def test_slices_score_as_scikit_learn_does(evaluated):
 def test_brightness_and_aspect_ratio_by_hand():
     pixels = np.zeros((4, 2, 3), dtype=np.uint8)
     pixels[:2] = 255
-    assert PICTURE_COLUMNS["brightness"](pixels) == pytest.approx(0.5)
+    assert IMAGE_COLUMNS["brightness"](pixels) == pytest.approx(0.5)
     pixels[:2] = [255, 0, 0]
-    assert PICTURE_COLUMNS["brightness"](pixels) == pytest.approx(0.299 / 2)
-    assert PICTURE_COLUMNS["aspect_ratio"](pixels) == 0.5
+    assert IMAGE_COLUMNS["brightness"](pixels) == pytest.approx(0.299 / 2)
+    assert IMAGE_COLUMNS["aspect_ratio"](pixels) == 0.5
 
 
-def test_grey_pictures_lose_nothing_without_colour(evaluated):
+def test_grey_images_lose_nothing_without_colour(evaluated):
     scores = evaluated[0].scores
     assert list(scores["colour_reliance"]) == ["channels_permuted", "hue_90", "hue_180", "hue_270", "grey"]
     for figures in scores["colour_reliance"].values():
@@ -172,7 +172,7 @@ def test_a_classifier_of_contours_alone_follows_them(evaluated):
     results, predictions = evaluated
     scores = results.scores
     zeroed, another = (scores["contour_contribution"][name] for name in ("contours_zeroed", "contours_of_another"))
-    assert zeroed["accuracy"] == 0.5  # every picture has one label, half of them rightly
+    assert zeroed["accuracy"] == 0.5  # every image has one label, half of them rightly
     assert zeroed["predictions_changed"] == 0.5
     theirs = predictions.predicted[partners(NUM_ROWS, seed=0)]
     assert another["accuracy"] == pytest.approx((theirs == predictions.labels).mean())
@@ -261,14 +261,14 @@ def test_two_classifiers_are_paired_on_all_and_on_slices(evaluated):
     assert [part["name"] for part in pair_predictions(first, fewer)["slices"]] == ["share <= 0.3"]
 
 
-def test_other_pictures_are_not_paired(evaluated):
+def test_other_images_are_not_paired(evaluated):
     first = evaluated[1]
     labels = first.labels.copy()
     labels[4] = 1 - labels[4]
     for other, message in (
         (replace(first, labels=labels), "labels differ in 1 rows, first in row 4"),
         (replace(first, row_ids=first.row_ids[::-1]), "row_ids differ in 14 rows"),
-        (replace(first, row_ids=first.row_ids[:3]), "same pictures"),
+        (replace(first, row_ids=first.row_ids[:3]), "same images"),
         (replace(first, group_ids=np.arange(NUM_ROWS)), "group_column"),
         (replace(first, class_names=["a", "b"]), "classes"),
     ):

@@ -21,7 +21,7 @@ RECIPE = {
     "batch_size": 4,
     "max_steps": 3,
     "num_workers": 0,
-    "num_pictures": 0,
+    "num_images": 0,
     "torch_threads": 1,
     "cpu": True,
     "progress": False,
@@ -116,9 +116,9 @@ def test_classifiers_are_paired_with_the_first_variant_over_common_seeds(tmp_pat
     extractor.save_pretrained(tmp_path / "extractor")
     model = {"backbone": "test_efficientnet", "contour_channels": 8, "fusion_channels": 8}
     shared = {"stage": "gender", "extractor": str(tmp_path / "extractor"), "image_size": [32, 32], "model": model}
-    recipe = {key: value for key, value in RECIPE.items() if key not in ("num_pictures",)} | shared
+    recipe = {key: value for key, value in RECIPE.items() if key not in ("num_images",)} | shared
     variants = {"alone": {"seeds": [0, 1, 2], "model": {"contour_features": "none"}}, "method": {"seeds": [1, 2]}}
-    variants["method"]["evaluation"] = {"disturbances": ["grey"]}
+    variants["method"]["evaluation"] = {"perturbations": ["grey"]}
     data = {"split": "validation", "slices": ["brightness"], "min_slice": 1}
     plan = Plan("pairs", recipe, variants, data=data)
     settings = {"data": str(write_source(tmp_path / "source", train=8, validation=7))}

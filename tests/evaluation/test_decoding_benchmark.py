@@ -1,4 +1,4 @@
-"""Reading JPEG files in full and at reduced scale is timed in turns, and what the pictures lose is told."""
+"""Reading JPEG files in full and at reduced scale is timed in turns, and what the images lose is told."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from hf_contour.image_processing_contour import ContourImageProcessor
 def test_files_are_read_both_ways(monkeypatch):
     clock = iter(range(100))  # every reading takes one second
     monkeypatch.setattr("hf_contour.evaluation.cost.time.perf_counter", lambda: next(clock))
-    results = benchmark_decoding([(96, 64), (97, 64)], image_size=(24, 16), num_pictures=2, num_rounds=2)
+    results = benchmark_decoding([(96, 64), (97, 64)], image_size=(24, 16), num_images=2, num_rounds=2)
     assert json.loads(json.dumps(results)) == results
     even, odd = results["rows"]
     assert (even["full_ms"], even["reduced_ms"], even["times_as_fast"]) == (500, 500, 1)
@@ -38,7 +38,7 @@ def test_files_are_read_both_ways(monkeypatch):
     assert even["mean_bytes"] == sum(sizes) // 2
 
 
-@pytest.mark.parametrize("setting", ["num_pictures", "num_rounds", "threads"])
+@pytest.mark.parametrize("setting", ["num_images", "num_rounds", "threads"])
 def test_impossible_counts_are_refused(setting):
     with pytest.raises(ValueError, match=f"{setting} is 0"):
         benchmark_decoding([(32, 32)], image_size=(16, 16), **{setting: 0})

@@ -131,7 +131,7 @@ class Command:
     missing: str = ""
 
 
-MODEL, PICTURE, DATA = "{place}/classifier", "{place}/picture.png", "{place}/pictures"
+MODEL, IMAGE, DATA = "{place}/classifier", "{place}/image.png", "{place}/images"
 TRAIN = ("train.py", "--cpu", "true", "--progress", "false", "--max_steps", "1", "--num_workers", "0",
          "--embedded_train_samples", "4", "--embedded_eval_samples", "4", "--embedded_size", "24", "16")  # fmt: skip
 RECIPE = str(ROOT / "hf_contour" / "training" / "recipes" / "garments.yaml")
@@ -159,15 +159,15 @@ COMMANDS: dict[str, Command] = {
          "--output", "{place}/results.json", "--cpu", "true")
     ),
     "predict with a model of the Hub": Command(
-        ("predict.py", "--model", NOWHERE, "--inputs", PICTURE, "--output", "o.csv"), NOWHERE
+        ("predict.py", "--model", NOWHERE, "--inputs", IMAGE, "--output", "o.csv"), NOWHERE
     ),
     "predict a data set of the Hub": Command(
         ("predict.py", "--model", MODEL, "--data", NOWHERE, "--output", "o.csv"), NOWHERE
     ),
-    "predict a picture of the web": Command(
+    "predict an image of the web": Command(
         ("predict.py", "--model", MODEL, "--inputs", "https://example.org/p.png", "--output", "o.csv"), "example.org"
     ),
-    "predict": Command(("predict.py", "--model", MODEL, "--inputs", PICTURE, "--output", "o.csv", "--cpu", "true")),
+    "predict": Command(("predict.py", "--model", MODEL, "--inputs", IMAGE, "--output", "o.csv", "--cpu", "true")),
     "check a data set of the Hub": Command(("check_data.py", "--source", NOWHERE), NOWHERE),
     "check data": Command(("check_data.py", "--source", DATA)),
     "enlarge a data set of the Hub": Command(
@@ -204,7 +204,7 @@ COMMANDS: dict[str, Command] = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with models, pictures and a Python without network."""
+    """A folder with models, images and a Python without network."""
     place = tmp_path_factory.mktemp("place")
     models = {
         "classifier": tiny_classifier(backbone="test_resnet", id2label={0: "men", 1: "women"}),
@@ -214,11 +214,11 @@ def place(tmp_path_factory) -> Path:
         model.save_pretrained(place / name)
         (place / name / "README.md").write_text(CARD)
         ContourImageProcessor(size={"height": 24, "width": 16}).save_pretrained(place / name)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8))
-    picture.save(place / "picture.png")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8))
+    image.save(place / "image.png")
     for label in ("men", "women"):
-        (place / "pictures" / "train" / label).mkdir(parents=True)
-        picture.rotate(90 if label == "men" else 0, expand=True).save(place / "pictures" / "train" / label / "p.png")
+        (place / "images" / "train" / label).mkdir(parents=True)
+        image.rotate(90 if label == "men" else 0, expand=True).save(place / "images" / "train" / label / "p.png")
     (place / "block").mkdir()
     (place / "block" / "sitecustomize.py").write_text(BLOCK)
     (place / "scripts").mkdir()  # the script that fetches tests puts them beside its folder
@@ -331,7 +331,7 @@ def test_whoever_is_told_to_stay_offline_asks_nobody(without_network, monkeypatc
 
 
 def test_trained_parts_that_are_not_there_are_named_before_any_data_is_read(without_network, tmp_path):
-    for stage, field in (("contour", "teacher"), ("contour", "start_from"), ("gender", "extractor")):
+    for stage, field in (("contour", "teacher"), ("contour", "init_from"), ("gender", "extractor")):
         settings = ContourTrainingArguments(stage=stage, output_dir=str(tmp_path), data=NOWHERE, **{field: NOWHERE})
         with pytest.raises(FileNotFoundError, match=f"{NOWHERE} is not there"):
             run_stage(settings)
@@ -341,5 +341,5 @@ def test_trained_parts_that_are_not_there_are_named_before_any_data_is_read(with
 def test_a_local_folder_is_read_and_verified_without_asking_anybody(without_network, place, tmp_path):
     assert main(["verify", str(place / "classifier")]) == 0
     assert load_model(str(place / "classifier")).config.id2label == {0: "men", 1: "women"}
-    assert len(load_source(place / "pictures", cache_dir=tmp_path)) == 2
+    assert len(load_source(place / "images", cache_dir=tmp_path)) == 2
     assert without_network == []

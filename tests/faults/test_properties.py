@@ -1,4 +1,4 @@
-"""Whatever the size, channels and number of pictures: shapes hold and every value is finite."""
+"""Whatever the size, channels and number of images: shapes hold and every value is finite."""
 
 import warnings
 from collections.abc import Callable
@@ -30,8 +30,8 @@ sources = st.fixed_dictionaries(
 )
 
 
-def picture(size: tuple[int, int], source: dict[str, Any]) -> Any:
-    """A picture of `(height, width)`, of noise, in one of the forms that the processor takes."""
+def image(size: tuple[int, int], source: dict[str, Any]) -> Any:
+    """An image of `(height, width)`, of noise, in one of the forms that the processor takes."""
     channels, form = source["channels"], source["form"]
     top, left = divmod(source["number"], 100)
     pixels = np.ascontiguousarray(NOISE[top : top + size[0], left : left + size[1], :channels])
@@ -55,15 +55,15 @@ def examples(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]
     return lambda test: seed(20)(chosen(test))
 
 
-def check_resized(pictures: list[tuple[tuple[int, int], dict[str, Any]]], target: tuple[int, int], pad: bool) -> None:
-    """With resizing, a batch of any pictures has one size: the target, or with padding all of the picture in it."""
+def check_resized(images: list[tuple[tuple[int, int], dict[str, Any]]], target: tuple[int, int], pad: bool) -> None:
+    """With resizing, a batch of any images has one size: the target, or with padding all of the image in it."""
     processor = ContourImageProcessor(size={"height": target[0], "width": target[1]}, do_pad=pad)
-    for size, source in pictures:
-        one = processor(picture(size, source), return_tensors="pt", input_data_format=shown_as(size, source))
+    for size, source in images:
+        one = processor(image(size, source), return_tensors="pt", input_data_format=shown_as(size, source))
         assert one["pixel_values"].shape == (1, 3, *target)
-    alike = [(size, source) for size, source in pictures if shown_as(size, source) == "channels_last"]
+    alike = [(size, source) for size, source in images if shown_as(size, source) == "channels_last"]
     if alike:
-        batch = processor([picture(*item) for item in alike], return_tensors="pt", input_data_format="channels_last")[
+        batch = processor([image(*item) for item in alike], return_tensors="pt", input_data_format="channels_last")[
             "pixel_values"
         ]
         assert batch.shape == (len(alike), 3, *target)
@@ -73,9 +73,9 @@ def check_resized(pictures: list[tuple[tuple[int, int], dict[str, Any]]], target
 
 
 def check_extractor(model: torch.nn.Module, size: tuple[int, int], source: dict[str, Any], batch_size: int) -> None:
-    """A picture of any size, unresized: maps of its size, and thin maps of its size at the end."""
+    """An image of any size, unresized: maps of its size, and thin maps of its size at the end."""
     processor = ContourImageProcessor(do_resize=False, do_pad=False)
-    pixels = processor(picture(size, source), return_tensors="pt", input_data_format=shown_as(size, source))
+    pixels = processor(image(size, source), return_tensors="pt", input_data_format=shown_as(size, source))
     pixel_values = pixels["pixel_values"]
     assert pixel_values.shape == (1, 3, *size)
     with torch.inference_mode():
@@ -88,20 +88,20 @@ def check_extractor(model: torch.nn.Module, size: tuple[int, int], source: dict[
     assert torch.equal(maps[0], maps[-1])
 
 
-def check_classifier(model: torch.nn.Module, pictures: list[tuple[tuple[int, int], dict[str, Any]]]) -> None:
-    """Scores of a batch are finite, sum to 1, and are those of each picture alone."""
+def check_classifier(model: torch.nn.Module, images: list[tuple[tuple[int, int], dict[str, Any]]]) -> None:
+    """Scores of a batch are finite, sum to 1, and are those of each image alone."""
     processor = ContourImageProcessor(size={"height": 40, "width": 32})
     prepared = [
-        processor(picture(size, source), return_tensors="pt", input_data_format=shown_as(size, source))["pixel_values"]
-        for size, source in pictures
+        processor(image(size, source), return_tensors="pt", input_data_format=shown_as(size, source))["pixel_values"]
+        for size, source in images
     ]
     with torch.inference_mode():
         logits = model(pixel_values=torch.cat(prepared)).logits
         alone = torch.cat([model(pixel_values=one).logits for one in prepared])
-    assert logits.shape == (len(pictures), 3)
+    assert logits.shape == (len(images), 3)
     assert torch.isfinite(logits).all()
     torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(logits.softmax(1).sum(1), torch.ones(len(pictures)))
+    torch.testing.assert_close(logits.softmax(1).sum(1), torch.ones(len(images)))
 
 
 def run_properties(count: int) -> int:
@@ -116,11 +116,11 @@ def run_properties(count: int) -> int:
     targets = st.tuples(st.integers(1, 96), st.integers(1, 96))
 
     @examples(count)
-    @given(pictures=batches, target=targets, pad=st.booleans())
-    def resized(pictures: Any, target: tuple[int, int], pad: bool) -> None:
+    @given(images=batches, target=targets, pad=st.booleans())
+    def resized(images: Any, target: tuple[int, int], pad: bool) -> None:
         nonlocal tried
         tried += 1
-        check_resized(pictures, target, pad)
+        check_resized(images, target, pad)
 
     @examples(count)
     @given(size=sizes, source=sources, batch_size=st.integers(1, 4))
@@ -130,11 +130,11 @@ def run_properties(count: int) -> int:
         check_extractor(extractor, size, source, batch_size)
 
     @examples(count)
-    @given(pictures=batches)
-    def classified(pictures: Any) -> None:
+    @given(images=batches)
+    def classified(images: Any) -> None:
         nonlocal tried
         tried += 1
-        check_classifier(classifier, pictures)
+        check_classifier(classifier, images)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="hypothesis")

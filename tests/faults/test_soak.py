@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from odd_pictures import colours, encode
+from odd_images import colours, encode
 from PIL import Image
 from tiny_models import tiny_classifier
 from tiny_training import settings, write_source
@@ -41,13 +41,13 @@ def _registered() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder, with pictures beside it."""
+    """A model folder, with images beside it."""
     folder = tmp_path_factory.mktemp("soak")
     tiny_classifier(id2label={0: "men", 1: "women", 2: "children"}).save_pretrained(folder / "model")
     ContourImageProcessor(size=SIZE).save_pretrained(folder / "model")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     for number in range(12):
-        name = folder / "pictures" / f"{number:02}.{('png', 'jpeg', 'webp')[number % 3]}"
+        name = folder / "images" / f"{number:02}.{('png', 'jpeg', 'webp')[number % 3]}"
         name.write_bytes(encode(Image.fromarray(colours(seed=number)).resize((SIZE, SIZE)), name.suffix[1:]))
     return folder
 
@@ -57,8 +57,8 @@ def classify(folder: Path) -> ContourImageClassificationPipeline:
     return pipeline(TASK, str(folder / "model"), device="cpu")
 
 
-def pictures(folder: Path) -> list[str]:
-    return sorted(str(path) for path in (folder / "pictures").iterdir())
+def images(folder: Path) -> list[str]:
+    return sorted(str(path) for path in (folder / "images").iterdir())
 
 
 def resident() -> int:
@@ -74,7 +74,7 @@ def open_files() -> int:
 def call_often(
     classify: ContourImageClassificationPipeline, paths: list[str], *, count: int, warm_up: int
 ) -> tuple[int, int, int]:
-    """Calls with a path, bytes, a Pillow picture or a bad file in turn.
+    """Calls with a path, bytes, a Pillow image or a bad file in turn.
 
     Returns:
         Growth in bytes after the warm-up, file handles more than then, and answers that differ from the first ones.
@@ -97,7 +97,7 @@ def call_often(
 
 @needs_proc
 def test_two_hundred_calls_hold_no_files(classify: ContourImageClassificationPipeline, folder: Path) -> None:
-    growth, handles, wrong = call_often(classify, pictures(folder), count=160, warm_up=40)
+    growth, handles, wrong = call_often(classify, images(folder), count=160, warm_up=40)
     assert (handles, wrong) == (0, 0)
     assert growth < MAX_GROWTH
 
@@ -107,7 +107,7 @@ def test_two_hundred_calls_hold_no_files(classify: ContourImageClassificationPip
 def test_ten_thousand_calls(
     classify: ContourImageClassificationPipeline, folder: Path, record_property: Record
 ) -> None:
-    growth, handles, wrong = call_often(classify, pictures(folder), count=10_000, warm_up=1000)
+    growth, handles, wrong = call_often(classify, images(folder), count=10_000, warm_up=1000)
     record_property("tried", 10_000)
     record_property("injected", 2500)
     record_property("lost", wrong)
@@ -175,14 +175,14 @@ def in_threads(
 
 
 def test_threads_get_the_answers_of_one(classify: ContourImageClassificationPipeline, folder: Path) -> None:
-    assert in_threads(classify, pictures(folder)[:6], threads=8, rounds=1) == (48, 0)
+    assert in_threads(classify, images(folder)[:6], threads=8, rounds=1) == (48, 0)
 
 
 @pytest.mark.faults
 def test_eight_threads_for_long(
     classify: ContourImageClassificationPipeline, folder: Path, record_property: Record
 ) -> None:
-    made, differing = in_threads(classify, pictures(folder), threads=8, rounds=20)
+    made, differing = in_threads(classify, images(folder), threads=8, rounds=20)
     record_property("tried", made)
     record_property("lost", differing)
     assert (made, differing) == (8 * 20 * 12, 0)
@@ -203,7 +203,7 @@ print(json.dumps([classify(path) for path in sys.argv[2:]]))
 def test_four_processes_read_one_folder(
     classify: ContourImageClassificationPipeline, folder: Path, record_property: Record
 ) -> None:
-    paths = pictures(folder)
+    paths = images(folder)
     command = [sys.executable, "-c", READER, str(folder / "model"), *paths]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     readers = [

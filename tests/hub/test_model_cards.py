@@ -165,7 +165,7 @@ def test_the_card_of_a_classifier_shows_all_that_was_measured(tmp_path: Path) ->
         "| temperature | calibration error | Brier | abstain below | share decided | accuracy on it |",
         "| 1.500 | 0.300 | 0.125 | 0.96875 | 0.500 | 1.000 |",
         "whose best score lies below 0.96875, the `abstain_threshold` of `config.json`",
-        "On the 129 pictures of myntra_gender small test with hardly any skin",
+        "On the 129 images of myntra_gender small test with hardly any skin",
         "accuracy was 0.938, against 0.750 on all",
         "Many of the photographs show people",
         "- **BSDS500** (contours): ",
@@ -223,7 +223,7 @@ def test_the_card_names_the_contour_features(tmp_path: Path, fields: dict[str, A
     assert words in str(render_card(folder, FACTS, [classifier_results()]))
 
 
-def test_the_picture_of_an_evaluation_is_shown_where_there_is_one(
+def test_the_image_of_an_evaluation_is_shown_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_calibrated_folder(tmp_path / "model_cards" / "garment-lite0")
@@ -245,7 +245,7 @@ def test_the_picture_of_an_evaluation_is_shown_where_there_is_one(
     another = full_results("another-test")
     text = str(render_card(folder, FACTS, [results, another]))
     assert text.count(".png)") == 1
-    assert "![The scores in pictures: myntra_gender small test](garment-lite0-test.png)" in text
+    assert "![The scores in images: myntra_gender small test](garment-lite0-test.png)" in text
 
 
 def test_weights_free_of_bsds_are_apache(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_speed_is_relative_to_the_first_row():
     assert speed_table(SPEED).splitlines()[-1] == "| tiny | 320x480 | 99,000 | 500 | 12.0 | 0.40 |"
 
 
-def test_training_is_compared_by_pictures_a_second_and_use_by_time():
+def test_training_is_compared_by_images_a_second_and_use_by_time():
     row = {
         "name": "fast", "height": 96, "width": 64, "num_parameters": 5_000_000, "num_trained_parameters": 4_900_000,
         "multiply_adds": 70e6, "training_ms": 20.04, "training_ratio": 0.9, "batch_1_ms": 12.0, "batch_1_ratio": 0.8,

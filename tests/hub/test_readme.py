@@ -28,12 +28,10 @@ def trained_run(tmp_path, monkeypatch, capsys):
     """The folder that the first command leaves, from a training of two steps."""
     monkeypatch.chdir(tmp_path)
     flags = ["--embedded_train_samples", "8", "--embedded_eval_samples", "4", "--embedded_size", "48", "48"]
-    flags += ["--batch_size", "4", "--max_steps", "2", "--num_workers", "0", "--no_progress", "--num_pictures", "2"]
+    flags += ["--batch_size", "4", "--max_steps", "2", "--num_workers", "0", "--no_progress", "--num_images", "2"]
     flags += ["--gender_image_size", "48", "48"]
     assert main(flags, default_recipe=ROOT / "hf_contour" / "training" / "recipes" / "garments.yaml") == 0
-    assert re.search(
-        r"first picture of validation: (men|women) 0\.\d{3}, (men|women) 0\.\d{3}", capsys.readouterr().out
-    )
+    assert re.search(r"first image of validation: (men|women) 0\.\d{3}, (men|women) 0\.\d{3}", capsys.readouterr().out)
     return tmp_path
 
 

@@ -228,15 +228,15 @@ DAMAGES: dict[str, tuple[Damage, int, str]] = {
     "pipeline of its own": (config(custom_pipelines={"x": {"impl": "evil.P"}}), 3, "references"),
     "other weights": (config(transformers_weights="other.safetensors"), 3, "references"),
     "link to a file outside": (link("config.json", "/etc/passwd"), 3, "links"),
-    "link to a folder outside": (link("pictures", ".."), 3, "links"),
+    "link to a folder outside": (link("images", ".."), 3, "links"),
     "link to nothing": (link("x", "../../nothing"), 3, "links"),
     "endless link": (link("model.safetensors", "/dev/zero"), 3, "links"),
     "pipe": (pipe, 3, "links"),
     "no card": (remove("README.md"), 0, "card"),
     "card without a licence": (put("README.md", b"# Model\n"), 0, "card"),
     "card that is no text": (put("README.md", b"\xff\xfe\x00"), 0, "card"),
-    "pictures made enormous": (processor(size={"height": 16384, "width": 16384}), 0, "processor"),
-    "pictures of any size": (processor(max_pixels=10**12), 0, "processor"),
+    "images made enormous": (processor(size={"height": 16384, "width": 16384}), 0, "processor"),
+    "images of any size": (processor(max_pixels=10**12), 0, "processor"),
 }
 
 

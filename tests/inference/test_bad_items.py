@@ -1,4 +1,4 @@
-"""A bad picture costs that picture only: in `pipeline`, in bulk prediction and, by option, in training."""
+"""A bad image costs that image only: in `pipeline`, in bulk prediction and, by option, in training."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from odd_pictures import ODD_PICTURES, colours, encode
+from odd_images import ODD_IMAGES, colours, encode
 from PIL import Image
 from tiny_models import tiny_classifier
 from tiny_training import settings, write_source
@@ -19,14 +19,14 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_contour.data.samples import ContourSamples, ContourStream, collate_gender
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
-from hf_contour.inference.inputs import find_pictures
-from hf_contour.inference.predict import classify_pictures
+from hf_contour.inference.inputs import find_images
+from hf_contour.inference.predict import classify_images
 from hf_contour.pipeline_contour import TASK, ContourImageClassificationPipeline, register_pipeline
 from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
 from hf_contour.training.run import run_stage
 
 SIZE = 32
-CUT = ODD_PICTURES["rgb_jpeg"].content[:300]
+CUT = ODD_IMAGES["rgb_jpeg"].content[:300]
 BAD: list[Any] = [CUT, b"", b"<html></html>", "absent.png", None, 7, np.full((4, 4), np.nan), "data:image/png,??"]
 
 
@@ -48,15 +48,15 @@ def classify(model: torch.nn.Module) -> ContourImageClassificationPipeline:
     return pipeline(TASK, model=model, image_processor=ContourImageProcessor(size=SIZE), device="cpu")
 
 
-def good_pictures(count: int) -> list[bytes]:
+def good_images(count: int) -> list[bytes]:
     return [encode(Image.fromarray(colours(seed=seed)), "png") for seed in range(count)]
 
 
 def mixed(good: list[bytes]) -> tuple[list[Any], list[int]]:
-    """Good pictures with a bad one before, between and behind them, and the places of the good ones."""
+    """Good images with a bad one before, between and behind them, and the places of the good ones."""
     items: list[Any] = []
-    for picture, bad in zip(good, BAD, strict=True):
-        items += [bad, picture]
+    for image, bad in zip(good, BAD, strict=True):
+        items += [bad, image]
     return [*items, CUT, CUT, CUT], list(range(1, 2 * len(good), 2))
 
 
@@ -75,9 +75,9 @@ def check_results(results: list[Any], places: list[int], expected: list[Any], *,
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 64])
-def test_good_pictures_keep_their_places(classify: ContourImageClassificationPipeline, batch_size: int) -> None:
-    good = good_pictures(len(BAD))
-    alone = [classify(picture) for picture in good]
+def test_good_images_keep_their_places(classify: ContourImageClassificationPipeline, batch_size: int) -> None:
+    good = good_images(len(BAD))
+    alone = [classify(image) for image in good]
     items, places = mixed(good)
     tolerance = 0.0 if batch_size == 1 else 1e-5
     check_results(classify(items, batch_size=batch_size), places, alone, tolerance=tolerance)
@@ -85,7 +85,7 @@ def test_good_pictures_keep_their_places(classify: ContourImageClassificationPip
     check_results(streamed, places, alone, tolerance=tolerance)
 
 
-def test_a_list_of_bad_pictures_alone(classify: ContourImageClassificationPipeline) -> None:
+def test_a_list_of_bad_images_alone(classify: ContourImageClassificationPipeline) -> None:
     for batch_size in (1, 2, 5):
         check_results(classify([CUT, CUT, b""], batch_size=batch_size), [], [])
 
@@ -93,18 +93,18 @@ def test_a_list_of_bad_pictures_alone(classify: ContourImageClassificationPipeli
 def test_the_reason_names_file_and_fault(classify: ContourImageClassificationPipeline, tmp_path: Path) -> None:
     (tmp_path / "shirt.jpg").write_text("<html></html>")
     (result,) = classify([str(tmp_path / "shirt.jpg")])
-    assert result[0]["error"].startswith(f"{tmp_path / 'shirt.jpg'}: an HTML page; expected a picture in one of JPEG")
+    assert result[0]["error"].startswith(f"{tmp_path / 'shirt.jpg'}: an HTML page; expected an image in one of JPEG")
     (result,) = classify([None])
-    assert result[0]["error"].startswith("a picture came as NoneType; expected a path")
+    assert result[0]["error"].startswith("an image came as NoneType; expected a path")
 
 
 def test_raise_or_report_can_be_chosen(model: torch.nn.Module, classify: ContourImageClassificationPipeline) -> None:
     with pytest.raises(ImageReadError, match="an empty file"):
         classify(b"")
     with pytest.raises(ImageReadError, match="an empty file"):
-        classify([good_pictures(1)[0], b""], on_error="raise")
+        classify([good_images(1)[0], b""], on_error="raise")
     assert "an empty file" in classify(b"", on_error="report")[0]["error"]
-    assert "error" not in classify(good_pictures(1)[0], on_error="report")[0]
+    assert "error" not in classify(good_images(1)[0], on_error="report")[0]
     with pytest.raises(ValueError, match=r"on_error is 'ignore'; expected one of raise, report"):
         classify(b"", on_error="ignore")
     processor = ContourImageProcessor(size=SIZE)
@@ -113,21 +113,21 @@ def test_raise_or_report_can_be_chosen(model: torch.nn.Module, classify: Contour
         strict([b""])
 
 
-def test_data_sets_with_decoded_and_with_undecoded_pictures(classify: ContourImageClassificationPipeline) -> None:
-    good = good_pictures(2)
+def test_data_sets_with_decoded_and_with_undecoded_images(classify: ContourImageClassificationPipeline) -> None:
+    good = good_images(2)
     rows = [{"bytes": content, "path": None} for content in (good[0], CUT, good[1], b"text")]
     undecoded = datasets.Dataset.from_dict(
         {"image": rows}, features=datasets.Features({"image": datasets.Image(decode=False)})
     )
     decoded = undecoded.cast_column("image", datasets.Image())
-    alone = [classify(picture) for picture in good]
+    alone = [classify(image) for image in good]
     for data in (undecoded, decoded):
         for batch_size in (1, 3):
             results = list(classify(KeyDataset(data, "image"), batch_size=batch_size))
             check_results(results, [0, 2], alone, tolerance=1e-5)
 
 
-def test_pictures_of_several_sizes_without_resizing(model: torch.nn.Module) -> None:
+def test_images_of_several_sizes_without_resizing(model: torch.nn.Module) -> None:
     """No stand-in of some size is needed: what cannot be read takes no part in the batch."""
     processor = ContourImageProcessor(do_resize=False, do_pad=False)
     classify = pipeline(TASK, model=model, image_processor=processor, device="cpu")
@@ -141,8 +141,8 @@ def test_pictures_of_several_sizes_without_resizing(model: torch.nn.Module) -> N
 def test_half_precision_and_several_labels(model: torch.nn.Module) -> None:
     several = tiny_classifier(problem_type="multi_label_classification").to(torch.bfloat16)
     classify = pipeline(TASK, model=several, image_processor=ContourImageProcessor(size=SIZE), device="cpu")
-    good = good_pictures(2)
-    alone = [classify(picture) for picture in good]
+    good = good_images(2)
+    alone = [classify(image) for image in good]
     check_results(classify([good[0], CUT, good[1]], batch_size=2), [0, 2], alone, tolerance=0.02)
 
 
@@ -155,13 +155,13 @@ def test_other_processors_know_no_reports() -> None:
 
 
 def test_bulk_prediction_skips_and_reports(model: torch.nn.Module, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
-    for number, content in enumerate([*good_pictures(3), CUT, b"", *good_pictures(2)]):
+    for number, content in enumerate([*good_images(3), CUT, b"", *good_images(2)]):
         (folder / f"{number}.png").write_bytes(content)
-    sources = find_pictures([str(folder)])
+    sources = find_images([str(folder)])
     processor = ContourImageProcessor(size=SIZE)
-    report = classify_pictures(model, processor, sources, tmp_path / "table.csv", batch_size=2)
+    report = classify_images(model, processor, sources, tmp_path / "table.csv", batch_size=2)
     lines = (tmp_path / "table.csv").read_text().splitlines()[1:]
     assert [Path(line.split(",")[0]).name for line in lines] == [f"{number}.png" for number in (0, 1, 2, 5, 6)]
     assert [Path(name).name for name, _ in report.skipped] == ["3.png", "4.png"]
@@ -170,26 +170,26 @@ def test_bulk_prediction_skips_and_reports(model: torch.nn.Module, tmp_path: Pat
 
 def training_rows(bad: set[int], count: int = 12) -> datasets.Dataset:
     """Rows whose label tells their number, some of them unreadable."""
-    pictures = [
+    images = [
         {"bytes": CUT if number in bad else content, "path": f"{number}.png"}
-        for number, content in enumerate(good_pictures(count))
+        for number, content in enumerate(good_images(count))
     ]
     features = datasets.Features(
         {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(num_classes=count)}
     )
-    return datasets.Dataset.from_dict({"image": pictures, "label": list(range(count))}, features=features)
+    return datasets.Dataset.from_dict({"image": images, "label": list(range(count))}, features=features)
 
 
 def training_samples(bad: set[int], **options: Any) -> ContourSamples:
-    options = {"skip_bad_pictures": True, **options}
+    options = {"skip_bad_images": True, **options}
     return ContourSamples(training_rows(bad), ContourImageProcessor(size=SIZE), stage="gender", **options)
 
 
-def test_training_refuses_bad_pictures_by_default() -> None:
+def test_training_refuses_bad_images_by_default() -> None:
     with pytest.raises(ImageReadError, match=r"row 3 \(3\.png\)"):
-        training_samples({3}, skip_bad_pictures=False)[3]
+        training_samples({3}, skip_bad_images=False)[3]
     with pytest.raises(ImageReadError, match=r"row 3 \(3\.png\)"):
-        training_samples({3}, skip_bad_pictures=False, cache=True)
+        training_samples({3}, skip_bad_images=False, cache=True)
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -198,9 +198,9 @@ def test_the_next_good_row_takes_the_place(cache: bool, caplog: pytest.LogCaptur
     seen = [samples[index] for index in (*range(12), 3)]
     assert [sample["labels"] for sample in seen] == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10, 0, 5]
     assert torch.equal(seen[3]["pixel_values"], whole[5]["pixel_values"])
-    skipped = samples.bad_pictures()
+    skipped = samples.bad_images()
     assert list(skipped) == ["row 3 (3.png)", "row 4 (4.png)", "row 11 (11.png)"]
-    assert all("damaged picture" in reason for reason in skipped.values())
+    assert all("damaged image" in reason for reason in skipped.values())
     messages = [record.getMessage() for record in caplog.records]
     assert len([message for message in messages if "is left out of training" in message]) == 3
 
@@ -220,7 +220,7 @@ def test_skipping_depends_on_no_order_workers_or_restart() -> None:
         expected = expected or batches
         assert len(batches) == 8 - start_step
         assert all(torch.equal(*pair) for pair in zip(batches, expected[start_step:], strict=True))
-        assert len(samples.bad_pictures()) == 3
+        assert len(samples.bad_images()) == 3
 
 
 def test_a_stream_leaves_bad_rows_out() -> None:
@@ -228,27 +228,27 @@ def test_a_stream_leaves_bad_rows_out() -> None:
         training_rows({0, 4}, 6).to_iterable_dataset(),
         ContourImageProcessor(size=SIZE),
         stage="gender",
-        skip_bad_pictures=True,
+        skip_bad_images=True,
     )
     assert [sample["labels"] for sample in stream] == [1, 2, 3, 5]
     later = StreamOrder(stream, 2, num_processes=1, process_index=0, start_batch=1)
     iterator = iter(later)
     assert [next(iterator)["labels"] for _ in range(4)] == [3, 5, 1, 2]
-    assert list(stream.bad_pictures()) == ["row 0 (0.png)", "row 4 (4.png)"]
+    assert list(stream.bad_images()) == ["row 0 (0.png)", "row 4 (4.png)"]
 
 
-def test_nothing_but_bad_pictures_is_an_error() -> None:
-    with pytest.raises(ImageReadError, match=r"none of the 12 rows has a picture that can be read.*row 0"):
+def test_nothing_but_bad_images_is_an_error() -> None:
+    with pytest.raises(ImageReadError, match=r"none of the 12 rows has an image that can be read.*row 0"):
         training_samples(set(range(12)))[5]
 
 
-def test_a_training_goes_on_without_its_bad_pictures_by_option(tmp_path: Path) -> None:
+def test_a_training_goes_on_without_its_bad_images_by_option(tmp_path: Path) -> None:
     def broken(number: int, row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "image": {"bytes": CUT, "path": f"{number}.png"}} if number in (3, 8) else row
 
     data = str(write_source(tmp_path / "source", change=broken))
     with pytest.raises(ImageReadError, match=r"row 3 \(3\.png\)"):
         run_stage(settings(tmp_path, "contour", data=data, run_name="stops", cache=True))
-    results = run_stage(settings(tmp_path, "contour", data=data, run_name="skips", on_bad_picture="skip"))
-    assert list(results["data"]["bad_pictures"]) == ["row 3 (3.png)", "row 8 (8.png)"]
+    results = run_stage(settings(tmp_path, "contour", data=data, run_name="skips", on_bad_image="skip"))
+    assert list(results["data"]["bad_images"]) == ["row 3 (3.png)", "row 8 (8.png)"]
     assert results["training"]["steps"] == 12

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from hf_contour.metrics.boundary.processes import count_pictures
-from hf_contour.metrics.boundary.scores import MAX_DIST, THRESHOLDS, compiled, count_matches, protocol
+from hf_contour.metrics.boundary import compiled
+from hf_contour.metrics.boundary.processes import count_images
+from hf_contour.metrics.boundary.scores import MAX_DIST, THRESHOLDS, count_matches, protocol
 from hf_contour.metrics.boundary.thinning import thin
 
 PLAIN = {"nms": False, "thresholds": (0.25, 0.5, 0.75)}
@@ -75,7 +76,7 @@ def test_a_full_map_is_thinned_to_what_little_bwmorph_leaves() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 2), (3, 1)])
-def test_tiny_pictures(shape: tuple[int, int]) -> None:
+def test_tiny_images(shape: tuple[int, int]) -> None:
     counts = count_matches(np.ones(shape), np.ones((2, *shape)), nms=False, thinning=False)
     assert counts.matched_drawn[0] == counts.drawn[0] == 2 * np.prod(shape)
     assert count_matches(np.ones(shape), np.ones((2, *shape))).drawn[0] == 2 * np.prod(shape)
@@ -121,33 +122,33 @@ def test_what_does_not_fit_is_refused(
         count_matches(edge_probs, annotations, **settings)
 
 
-def some_pictures(number: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def some_images(number: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(9)
     sizes = [(20 + 3 * index, 40 - 2 * index) for index in range(number)]
     return [(rng.random(size), rng.random((1 + index % 3, *size)) < 0.1) for index, size in enumerate(sizes)]
 
 
-def test_many_pictures_are_counted_in_their_order() -> None:
-    pictures = some_pictures(4)
-    counts = count_pictures(iter(pictures), total=4, progress=False, nms=False)
-    for found, (edge_probs, annotations) in zip(counts, pictures, strict=True):
+def test_many_images_are_counted_in_their_order() -> None:
+    images = some_images(4)
+    counts = count_images(iter(images), total=4, progress=False, nms=False)
+    for found, (edge_probs, annotations) in zip(counts, images, strict=True):
         expected = count_matches(edge_probs, annotations, nms=False)
         np.testing.assert_array_equal(found.to_array(), expected.to_array())
-    with pytest.raises(ValueError, match="picture 1: annotations have shape"):
-        count_pictures([pictures[0], (pictures[1][0], pictures[0][1])], progress=False)
+    with pytest.raises(ValueError, match="image 1: annotations have shape"):
+        count_images([images[0], (images[1][0], images[0][1])], progress=False)
     with pytest.raises(ValueError, match="num_processes is 0"):
-        count_pictures(pictures, num_processes=0)
+        count_images(images, num_processes=0)
 
 
 @pytest.mark.slow
 def test_several_processes_give_the_counts_of_one() -> None:
-    pictures = some_pictures(9)
-    one, two = (count_pictures(pictures, num_processes=number, progress=False) for number in (1, 2))
+    images = some_images(9)
+    one, two = (count_images(images, num_processes=number, progress=False) for number in (1, 2))
     assert len(one) == 9
     for first, second in zip(one, two, strict=True):
         np.testing.assert_array_equal(first.to_array(), second.to_array())
-    with pytest.raises(ValueError, match="picture 0: edge_probs has shape"):
-        count_pictures([(np.zeros(3), np.zeros((1, 3)))], num_processes=2, progress=False)
+    with pytest.raises(ValueError, match="image 0: edge_probs has shape"):
+        count_images([(np.zeros(3), np.zeros((1, 3)))], num_processes=2, progress=False)
 
 
 def test_without_numba_a_call_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def f1(recall: float, precision: float) -> float:
     return 2 * recall * precision / (recall + precision)
 
 
-def test_ois_takes_each_picture_at_its_best_threshold_and_ods_one_for_all() -> None:
+def test_ois_takes_each_image_at_its_best_threshold_and_ods_one_for_all() -> None:
     scores = edge_scores([FIRST, SECOND])
     # FIRST is best at 0.5 (F .522), SECOND at 0.25 (F .462).
     assert scores.ois_point.recall == pytest.approx((4 + 9) / 40, abs=EXACT)

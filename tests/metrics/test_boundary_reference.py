@@ -16,7 +16,7 @@ REFERENCE = SHARED_DATA / "boundary_reference"
 
 @pytest.fixture(scope="module")
 def scores() -> EdgeScores:
-    """Of gPb-owt-ucm on the 200 test pictures of BSDS500; the order of the rows is that of their ids as text."""
+    """Of gPb-owt-ucm on the 200 test images of BSDS500; the order of the rows is that of their ids as text."""
     maps = maps_in_parquet(REFERENCE / "gpb_ucm_test.parquet")
     source = load_source(SHARED_DATA / "bsds500", split="test")
     order = np.argsort(source["image_id"], kind="stable")
@@ -44,6 +44,6 @@ def test_every_recall_and_precision_is_the_authors(scores: EdgeScores) -> None:
 
 
 @pytest.mark.shared_data
-def test_the_best_f_of_every_picture_is_the_authors(scores: EdgeScores) -> None:
+def test_the_best_f_of_every_image_is_the_authors(scores: EdgeScores) -> None:
     best = np.loadtxt(REFERENCE / "gpb_ucm_eval_bdry_img.txt")[:, 4]
-    np.testing.assert_allclose(scores.image_f1, best, atol=3e-3)  # a picture has few pixels, so the noise is larger
+    np.testing.assert_allclose(scores.image_f1, best, atol=3e-3)  # an image has few pixels, so the noise is larger

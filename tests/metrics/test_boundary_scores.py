@@ -1,4 +1,4 @@
-"""The boundary benchmark in use: as a folder of `evaluate`, on ready-made maps, in an evaluation, and as a picture."""
+"""The boundary benchmark in use: as a folder of `evaluate`, on ready-made maps, in an evaluation, and as an image."""
 
 import io
 import json
@@ -32,7 +32,7 @@ FOLDER = str(Path(evaluate_folder.__file__).parent)
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def pictures(number: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
+def images(number: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
     """Maps of different sizes, in steps of 1 / 255, with two annotators who agree in part."""
     rng = np.random.default_rng(4)
     found = []
@@ -66,7 +66,7 @@ def source_of(found: list[tuple[np.ndarray, np.ndarray]], *, ids: bool = True) -
 
 def test_evaluate_loads_the_folder(tmp_path: Path) -> None:
     metric = evaluate.load(FOLDER, cache_dir=str(tmp_path))
-    found = pictures()
+    found = images()
     metric.add_batch(predictions=[probs for probs, _ in found[:2]], references=[drawn for _, drawn in found[:2]])
     metric.add(prediction=found[2][0], reference=found[2][1])
     scores = metric.compute()
@@ -78,7 +78,7 @@ def test_evaluate_loads_the_folder(tmp_path: Path) -> None:
 
 def test_evaluate_takes_thin_maps_and_another_distance(tmp_path: Path) -> None:
     metric = evaluate.load(FOLDER, "thin", max_dist=0.02, cache_dir=str(tmp_path))
-    found = pictures()
+    found = images()
     scores = metric.compute(predictions=[probs for probs, _ in found], references=[drawn for _, drawn in found])
     expected = edge_scores([count_matches(*one, max_dist=0.02, nms=False) for one in found])
     assert scores["ods"] == expected.ods
@@ -91,15 +91,15 @@ def test_evaluate_takes_thin_maps_and_another_distance(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["png", "npy", "parquet"])
 def test_ready_made_maps_are_scored(tmp_path: Path, kind: str) -> None:
-    found = pictures()
+    found = images()
     rows = []
     for index, (probs, _) in enumerate(found):
         buffer = io.BytesIO()
         np.save(buffer, probs)
         rows.append({"image_id": str(index), "boundary_map_npy": buffer.getvalue()})
-        picture = encoded(np.round(255 * probs).astype(np.uint8))
+        image = encoded(np.round(255 * probs).astype(np.uint8))
         if kind != "parquet":
-            (tmp_path / f"{index}.{kind}").write_bytes(picture if kind == "png" else buffer.getvalue())
+            (tmp_path / f"{index}.{kind}").write_bytes(image if kind == "png" else buffer.getvalue())
     Dataset.from_list(rows[::-1]).to_parquet(tmp_path / "maps.parquet")
     maps = maps_in_parquet(tmp_path / "maps.parquet") if kind == "parquet" else maps_in_folder(tmp_path)
     counts = count_edge_maps(maps, source_of(found, ids=kind != "png"), progress=False)
@@ -108,9 +108,9 @@ def test_ready_made_maps_are_scored(tmp_path: Path, kind: str) -> None:
 
 
 def test_maps_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    found = pictures(2)
+    found = images(2)
     source = source_of(found)
-    with pytest.raises(ValueError, match=r"1 of 2 pictures have no map, such as \['1'\]"):
+    with pytest.raises(ValueError, match=r"1 of 2 images have no map, such as \['1'\]"):
         count_edge_maps({"0": found[0][0]}, source, progress=False)
     with pytest.raises(ValueError, match="0, contour map 0 is 24x36"):
         count_edge_maps({"0": found[1][0], "1": found[1][0]}, source, progress=False)
@@ -140,11 +140,11 @@ def test_sixteen_and_one_bits_are_read_in_full() -> None:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folder of an extractor, and the results file of its evaluation on three pictures."""
+    """The folder of an extractor, and the results file of its evaluation on three images."""
     folder = tmp_path_factory.mktemp("evaluated")
     tiny_extractor().save_pretrained(folder / "tiny")
     ContourImageProcessor().save_pretrained(folder / "tiny")
-    source_of(pictures()).to_parquet(folder / "test.parquet")
+    source_of(images()).to_parquet(folder / "test.parquet")
     arguments = EvaluationArguments(
         model=str(folder / "tiny"), data=str(folder / "test.parquet"), output=str(folder / "tiny.json"), cpu=True
     )
@@ -158,7 +158,7 @@ def test_an_evaluation_of_an_extractor_holds_the_benchmark(evaluated: tuple[Path
     model = tiny_extractor().from_pretrained(folder / "tiny").eval()
     processor = ContourImageProcessor.from_pretrained(folder / "tiny")
     counts = []
-    for row, (_, drawn) in zip(load_source(folder / "test.parquet", split="test"), pictures(), strict=True):
+    for row, (_, drawn) in zip(load_source(folder / "test.parquet", split="test"), images(), strict=True):
         inputs = processor(row["image"]["bytes"], return_tensors="pt", do_resize=False, do_pad=False)
         with torch.no_grad():
             counts.append(count_matches(model(**inputs).logits[0, 0].sigmoid().numpy(), drawn))
@@ -231,8 +231,8 @@ def test_the_script_draws_results_of_one_protocol(
     words = ["draw_boundary_curves.py", "--output", str(output), "--results", str(evaluated[1])]
     monkeypatch.setattr(sys, "argv", words)
     runpy.run_path(str(SCRIPTS / "experiments" / "draw_boundary_curves.py"), run_name="__main__")
-    with PILImage.open(output) as picture:
-        assert np.asarray(picture.convert("L")).std() > 5
+    with PILImage.open(output) as image:
+        assert np.asarray(image.convert("L")).std() > 5
     other = {"boundary_benchmark": protocol(max_dist=0.011)}
     write_results(replace(results, protocol=results.protocol | other), tmp_path / "other.json")
     monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "other.json")])

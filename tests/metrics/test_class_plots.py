@@ -1,4 +1,4 @@
-"""Pictures of a classifier's scores show the figures of its results file, whatever these are."""
+"""Images of a classifier's scores show the figures of its results file, whatever these are."""
 
 import numpy as np
 import pytest
@@ -35,10 +35,10 @@ def texts(axes):
     return [text.get_text() for text in axes.texts]
 
 
-def test_the_pictures_show_the_figures(drawn, tmp_path):
-    # Two sure pictures, one of them wrong, and two unsure ones that are right.
+def test_the_images_show_the_figures(drawn, tmp_path):
+    # Two sure images, one of them wrong, and two unsure ones that are right.
     found = scores([0, 0, 1, 1], [[3, 0], [0, 3], [0, 0.5], [0, 0.5]], ["men", "women"])
-    path = tmp_path / "pictures" / "scores.png"
+    path = tmp_path / "images" / "scores.png"
     draw_class_scores(found, path, title="four garments")
     matrix, reliability, coverage, counts, table = drawn[0].axes
     assert texts(matrix) == ["1\n50.0%", "1\n50.0%", "0\n0.0%", "2\n100.0%"]
@@ -51,11 +51,11 @@ def test_the_pictures_show_the_figures(drawn, tmp_path):
     assert coverage.lines[0].get_ydata()[0] == 0.75
     assert coverage.get_yticks().max() <= 1
     assert "100.00%  50.00%" in texts(table)[0]
-    with Image.open(path) as picture:
-        assert picture.size == (1650, 594)
+    with Image.open(path) as image:
+        assert image.size == (1650, 594)
 
 
-def test_many_classes_and_one_picture_are_drawn_too(drawn, tmp_path):
+def test_many_classes_and_one_image_are_drawn_too(drawn, tmp_path):
     names = [f"a rather long name {number}" for number in range(class_plots.MAX_PRINTED_CLASSES + 1)]
     logits = np.eye(len(names))
     draw_class_scores(scores(range(len(names)), logits, names), tmp_path / "many.png")

@@ -93,7 +93,7 @@ def test_multilabel_scores_agree_with_scikit_learn() -> None:
         assert scores.per_class_roc_auc[name] == pytest.approx(auc, abs=EXACT)
 
 
-def test_a_class_without_pictures_or_predictions_has_no_figure() -> None:
+def test_a_class_without_images_or_predictions_has_no_figure() -> None:
     probs = [[0.9, 0.1, 0.0], [0.3, 0.7, 0.0]]
     scores = classification_scores(probs, [0, 0], class_names=NAMES)
     men, women, unisex = (scores.per_class[name] for name in NAMES)
@@ -119,7 +119,7 @@ def test_calibration_error_by_hand() -> None:
     assert sure == pytest.approx(0.25, abs=EXACT)
 
 
-def test_interval_covers_and_narrows_with_more_pictures() -> None:
+def test_interval_covers_and_narrows_with_more_images() -> None:
     correct = np.arange(1000) % 10 != 0  # 0.9
     low, high = bootstrap_interval(correct, np.arange(1000))
     half_width = 1.96 * np.sqrt(0.9 * 0.1 / 1000)  # the normal interval, near at this size
@@ -129,12 +129,12 @@ def test_interval_covers_and_narrows_with_more_pictures() -> None:
 
 
 def test_groups_are_resampled_whole() -> None:
-    correct = np.repeat(np.arange(100) % 10 != 0, 10)  # 100 groups of 10 equal pictures
+    correct = np.repeat(np.arange(100) % 10 != 0, 10)  # 100 groups of 10 equal images
     groups = np.repeat(np.arange(100), 10)
     low, high = bootstrap_interval(correct, groups)
     single_low, single_high = bootstrap_interval(correct, np.arange(1000))
     assert (high - low) / (single_high - single_low) == pytest.approx(np.sqrt(10), rel=0.15)
-    # Groups of one picture are the same as no groups; names of groups do not matter.
+    # Groups of one image are the same as no groups; names of groups do not matter.
     keys = [f"cluster {n}" for n in range(1000)]
     ungrouped = bootstrap_interval(correct, group_indices(None, num_samples=1000))
     assert bootstrap_interval(correct, group_indices(keys, num_samples=1000)) == ungrouped
@@ -157,8 +157,8 @@ def test_same_seed_same_interval() -> None:
         ([[0.5, 0.5], [np.nan, 0.5]], [0, 1], r"probabilities\[1\] is \[nan, 0.5\]"),
         ([[1.5, -0.5]], [0], r"probabilities\[0\].*softmax"),
         ([[0.9, 0.9]], [0], "sums to 1.8.*multilabel_scores"),
-        ([[0.2, 0.3, 0.5]], [0], r"shape \(1, 3\); expected \(pictures, 2\)"),
-        (np.zeros((0, 2)), [], "at least one picture"),
+        ([[0.2, 0.3, 0.5]], [0], r"shape \(1, 3\); expected \(images, 2\)"),
+        (np.zeros((0, 2)), [], "at least one image"),
         ([[0.5, 0.5]], [2], r"labels\[0\] is 2 .*expected 0 to 1"),
         ([[0.5, 0.5]], [-1], r"labels\[0\] is -1"),
         ([[0.5, 0.5]], [0.0], "float64; expected"),

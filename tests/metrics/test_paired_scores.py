@@ -8,7 +8,7 @@ from hf_contour.metrics.classification import ScoreSettings
 from hf_contour.metrics.paired import mcnemar_probability, paired_scores
 
 
-def test_figures_of_ten_pictures():
+def test_figures_of_ten_images():
     first = np.array([1, 1, 1, 1, 1, 1, 0, 0, 0, 0], dtype=bool)
     second = np.array([1, 1, 1, 1, 1, 0, 1, 1, 1, 0], dtype=bool)
     scores = paired_scores(first, second)
@@ -47,5 +47,5 @@ def test_the_same_classifier_differs_by_nothing():
 
 @pytest.mark.parametrize(("first", "second"), [([], []), ([True], [True, False]), ([[True]], [[True]])])
 def test_what_does_not_pair_is_refused(first, second):
-    with pytest.raises(ValueError, match="same pictures"):
+    with pytest.raises(ValueError, match="same images"):
         paired_scores(np.array(first, dtype=bool), np.array(second, dtype=bool))

@@ -1,4 +1,4 @@
-"""Parts of a split: every picture in one of them, with figures counted by hand."""
+"""Parts of a split: every image in one of them, with figures counted by hand."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_a_comparison_has_two_sides_and_nan_is_on_neither(sign, names):
     assert members(make_slices(SliceRequest("x", sign, 0.5), values)) == {**names, "x unknown": [3]}
 
 
-def test_a_side_without_pictures_is_left_out():
+def test_a_side_without_images_is_left_out():
     assert members(make_slices(SliceRequest("x", "<", 5.0), [1, 2])) == {"x < 5": [0, 1]}
 
 

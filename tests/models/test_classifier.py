@@ -90,10 +90,10 @@ def test_parts_are_joined_from_folder_and_file(tmp_path):
     assert model.config.image_mean == pytest.approx([0.485, 0.456, 0.406])
     assert model(torch.rand(2, 3, 40, 32)).logits.shape == (2, 3)
     # the extractor sees its own normalisation, whatever that of the backbone is
-    picture = torch.rand(1, 3, 64, 64)
+    image = torch.rand(1, 3, 64, 64)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
-    features = model((picture - mean) / std, output_level_features=True).level_features
-    expected = extractor.contour_extractor((picture - 0.5) / 0.5).level_features
+    features = model((image - mean) / std, output_level_features=True).level_features
+    expected = extractor.contour_extractor((image - 0.5) / 0.5).level_features
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(features, expected, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Edge logits back to maps of the original pictures, and the thinning of edges."""
+"""Edge logits back to maps of the original images, and the thinning of edges."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ def drawn(height: int, width: int) -> Image.Image:
 
 
 def as_logits(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Logits whose sigmoid is the darkness of the picture."""
+    """Logits whose sigmoid is the darkness of the image."""
     return torch.logit(1 - pixel_values[:, :1] / 255, eps=1e-6)
 
 
@@ -57,12 +57,12 @@ def test_a_drawing_comes_back_to_its_place(shape: tuple[int, int], sizing: dict[
 def test_the_padding_is_taken_off() -> None:
     processor = ContourImageProcessor(size=8)
     logits = torch.full((1, 1, 8, 8), 50.0)
-    logits[..., :2, :], logits[..., 6:, :] = -50, -50  # rows of padding for a picture twice as wide as tall
+    logits[..., :2, :], logits[..., 6:, :] = -50, -50  # rows of padding for an image twice as wide as tall
     (edge_probs,) = processor.post_process_contours(logits, [(16, 32)])
     assert torch.equal(edge_probs, torch.ones(16, 32))
 
 
-def test_each_picture_has_its_own_size() -> None:
+def test_each_image_has_its_own_size() -> None:
     processor = ContourImageProcessor(size=32)
     images = [drawn(40, 20), drawn(10, 70), drawn(1, 1), drawn(1, 300)]
     sizes = [(image.height, image.width) for image in images]
@@ -92,7 +92,7 @@ def test_values_by_hand() -> None:
         (torch.zeros(1, 2, 8, 8), {}, r"logits are \(1, 2, 8, 8\)"),
         (torch.zeros(8, 8), {}, "expected \\(batch, 1"),
         (torch.zeros(2, 1, 8, 8), {"target_sizes": [(4, 4)]}, "1 entries for 2 maps"),
-        (torch.zeros(1, 1, 9, 8), {"target_sizes": [(4, 4)]}, r"\(9, 8\) for a picture of 4x4, .*\(8, 8\)"),
+        (torch.zeros(1, 1, 9, 8), {"target_sizes": [(4, 4)]}, r"\(9, 8\) for an image of 4x4, .*\(8, 8\)"),
         (torch.zeros(1, 1, 8, 8), {"threshold": 1.5}, "threshold is 1.5"),
         (torch.zeros(1, 1, 8, 8), {"threshold": float("nan")}, "threshold is nan"),
         (torch.zeros(1, 1, 8, 8), {"target_sizes": [(0, 4)]}, "0x4"),
@@ -175,7 +175,7 @@ def test_thinning_of_small_and_flat_maps(shape: tuple[int, int]) -> None:
     assert torch.isfinite(thin).all()
 
 
-def test_thin_maps_of_pictures() -> None:
+def test_thin_maps_of_images() -> None:
     processor = ContourImageProcessor(size=60, **PLAIN)
     columns = np.indices((60, 60))[1].astype(float)
     logits = torch.logit(ridge(columns - 30), eps=1e-4)[None, None]

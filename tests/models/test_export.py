@@ -29,7 +29,7 @@ def model(request):
 
 @pytest.fixture
 def pixels():
-    """Two pictures whose sides are no multiples of any stride."""
+    """Two images whose sides are no multiples of any stride."""
     return torch.randn(2, 3, 70, 51, generator=torch.Generator().manual_seed(0))
 
 

@@ -89,12 +89,12 @@ def test_a_new_deconvolution_interpolates_bilinearly_away_from_the_border():
         assert torch.allclose(ours[..., 8:-8, 8:-8], theirs[..., 8:-8, 8:-8], atol=1e-5)
 
 
-def test_a_picture_does_not_depend_on_the_others_in_its_batch():
+def test_a_image_does_not_depend_on_the_others_in_its_batch():
     model = ContourExtractorForPreTraining(ContourExtractorConfig(**TINY)).eval()
     random_statistics(model)
     pixels = torch.rand(5, 3, 40, 24)
     together = model(pixels).logits
-    alone = torch.cat([model(picture[None]).logits for picture in pixels])
+    alone = torch.cat([model(image[None]).logits for image in pixels])
     assert torch.allclose(together, alone, atol=1e-5)
 
 

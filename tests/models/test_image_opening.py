@@ -1,4 +1,4 @@
-"""`open_image`: every kind of picture by its stated rule, and one clear error for what is none."""
+"""`open_image`: every kind of image by its stated rule, and one clear error for what is none."""
 
 import io
 import struct
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from odd_pictures import (
+from odd_images import (
     HEIGHT,
-    ODD_PICTURES,
+    ODD_IMAGES,
     WIDTH,
     colours,
     encode,
@@ -38,14 +38,14 @@ def worst(image: Image.Image, expected: np.ndarray) -> float:
     return float(np.abs(opened - expected).max())
 
 
-@pytest.mark.parametrize("kind", ODD_PICTURES)
+@pytest.mark.parametrize("kind", ODD_IMAGES)
 def test_file_of_every_kind(kind: str, tmp_path: Path) -> None:
-    picture = ODD_PICTURES[kind]
-    path = tmp_path / "picture"
-    path.write_bytes(picture.content)
-    from_bytes = open_image(picture.content)
-    assert worst(from_bytes, picture.expected) <= picture.tolerance
-    for source in (path, str(path), bytearray(picture.content)):
+    photo = ODD_IMAGES[kind]
+    path = tmp_path / "image"
+    path.write_bytes(photo.content)
+    from_bytes = open_image(photo.content)
+    assert worst(from_bytes, photo.expected) <= photo.tolerance
+    for source in (path, str(path), bytearray(photo.content)):
         assert np.array_equal(np.asarray(open_image(source)), np.asarray(from_bytes))
     with Image.open(path) as lazily_opened:
         assert np.array_equal(np.asarray(open_image(lazily_opened)), np.asarray(from_bytes))
@@ -55,7 +55,7 @@ def test_file_of_every_kind(kind: str, tmp_path: Path) -> None:
     "kind", ["exif_6_jpeg", "rgba_png", "deep_grey_png", "two_bit_transparent_png", "twelve_bit_tiff"]
 )
 def test_opening_again_changes_nothing(kind: str) -> None:
-    image = Image.open(io.BytesIO(ODD_PICTURES[kind].content))
+    image = Image.open(io.BytesIO(ODD_IMAGES[kind].content))
     first, again = open_image(image), open_image(image)
     assert np.array_equal(np.asarray(first), np.asarray(again))
     assert np.array_equal(np.asarray(open_image(first)), np.asarray(first))
@@ -83,7 +83,7 @@ def test_every_16_bit_value_rounds_to_nearest() -> None:
     assert worst(open_image(encode(Image.fromarray(values), "png")), grey(expected)) == 0
 
 
-def test_modes_that_only_pillow_pictures_have() -> None:
+def test_modes_that_only_pillow_images_have() -> None:
     ycbcr, hsv = colours(3, seed=5), colours(3, seed=6)
     assert worst(open_image(Image.fromarray(ycbcr, mode="YCbCr")), ycbcr_to_rgb(ycbcr)) <= 1.5
     assert worst(open_image(Image.fromarray(hsv, mode="HSV")), hsv_to_rgb(hsv)) <= 1.5
@@ -152,7 +152,7 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     "array",
     [np.zeros(3), np.zeros((5, 6, 2)), np.zeros((2, 3, 4, 5)), np.zeros((0, 4)), np.zeros((2, 2), dtype=complex)],
 )
-def test_arrays_that_are_no_pictures_are_refused(array: np.ndarray) -> None:
+def test_arrays_that_are_no_images_are_refused(array: np.ndarray) -> None:
     with pytest.raises(ImageReadError, match=r"^shirt 7: .*expected"):
         open_image(array, name="shirt 7")
 
@@ -171,12 +171,12 @@ UNREADABLE = {
     "pdf": (b"%PDF-1.7 ...", "a PDF document"),
     "noise": (bytes(range(128, 256)), "unknown kind"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a text file"),
-    "header only": (ODD_PICTURES["rgb_png"].content[:20], "damaged"),
+    "header only": (ODD_IMAGES["rgb_png"].content[:20], "damaged"),
 }
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_what_is_no_picture_is_named(kind: str, tmp_path: Path) -> None:
+def test_what_is_no_image_is_named(kind: str, tmp_path: Path) -> None:
     content, came = UNREADABLE[kind]
     path = tmp_path / "shirt.jpg"
     path.write_bytes(content)
@@ -190,7 +190,7 @@ def test_what_is_no_picture_is_named(kind: str, tmp_path: Path) -> None:
     "kind", ["rgb_png", "rgb_jpeg", "rgb_webp", "rgb_tiff", "animated_gif", "rgb_bmp", "rgb_avif"]
 )
 def test_truncated_files_are_refused(kind: str, tmp_path: Path) -> None:
-    content = ODD_PICTURES[kind].content
+    content = ODD_IMAGES[kind].content
     path = tmp_path / "cut"
     for length in (len(content) // 3, len(content) // 2):
         path.write_bytes(content[:length])
@@ -211,7 +211,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
 
 
 def bomb(file_format: str, side: int) -> bytes:
-    """The header of a picture of `side` x `side` pixels, with next to nothing behind it."""
+    """The header of an image of `side` x `side` pixels, with next to nothing behind it."""
     if file_format == "png":
         body = zlib.compress(bytes(1000))
         header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
@@ -234,7 +234,7 @@ def test_bombs_are_refused_before_decoding(file_format: str, side: int) -> None:
         warnings.simplefilter("error")
         tracemalloc.start()
         start = time.perf_counter()
-        with pytest.raises(ImageReadError, match=rf"^bomb: a picture of {side}x{side} = \d+ pixels; expected at most"):
+        with pytest.raises(ImageReadError, match=rf"^bomb: an image of {side}x{side} = \d+ pixels; expected at most"):
             open_image(content, name="bomb")
         seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -242,7 +242,7 @@ def test_bombs_are_refused_before_decoding(file_format: str, side: int) -> None:
 
 
 def test_the_bound_is_an_argument() -> None:
-    content = ODD_PICTURES["rgb_png"].content
+    content = ODD_IMAGES["rgb_png"].content
     assert open_image(content, max_pixels=HEIGHT * WIDTH).size == (WIDTH, HEIGHT)
     for source in (content, Image.open(io.BytesIO(content)), colours(), torch.from_numpy(colours())):
         with pytest.raises(ImageReadError, match=f"expected at most {HEIGHT * WIDTH - 1}"):
@@ -255,14 +255,14 @@ def test_impossible_backgrounds_are_refused(colour: object) -> None:
         open_image(colours(), background_color=colour)  # type: ignore[arg-type]
 
 
-def test_threads_get_the_same_pictures() -> None:
+def test_threads_get_the_same_images() -> None:
     kinds = ["rgb_png", "exif_6_jpeg", "rgba_webp", "deep_grey_tiff"]
-    expected = {kind: np.asarray(open_image(ODD_PICTURES[kind].content)) for kind in kinds}
+    expected = {kind: np.asarray(open_image(ODD_IMAGES[kind].content)) for kind in kinds}
     wrong: list[str] = []
 
     def read() -> None:
         for kind in kinds * 10:
-            if not np.array_equal(np.asarray(open_image(ODD_PICTURES[kind].content)), expected[kind]):
+            if not np.array_equal(np.asarray(open_image(ODD_IMAGES[kind].content)), expected[kind]):
                 wrong.append(kind)
 
     threads = [threading.Thread(target=read) for _ in range(8)]
@@ -281,15 +281,15 @@ def test_a_broken_exif_block_means_no_orientation() -> None:
 def photograph(
     height: int, width: int, *, mode: str = "RGB", orientation: int | None = None, **options: object
 ) -> bytes:
-    """A smooth picture as a JPEG file; `height` and `width` are those of the file, before it is turned upright."""
+    """A smooth image as a JPEG file; `height` and `width` are those of the file, before it is turned upright."""
     down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     pixels = np.stack([down, across, (down + across) / 2], axis=-1) * 200 + 20
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
     buffer = io.BytesIO()
-    picture = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
-    picture.save(buffer, format="JPEG", quality=95, exif=exif, **options)
+    photo = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+    photo.save(buffer, format="JPEG", quality=95, exif=exif, **options)
     return buffer.getvalue()
 
 
@@ -297,7 +297,7 @@ def photograph(
     ("least_size", "size"),
     [
         (None, (480, 640)),
-        ((481, 10), (480, 640)),  # larger than the picture: as it is
+        ((481, 10), (480, 640)),  # larger than the image: as it is
         ((241, 10), (480, 640)),
         ((240, 320), (240, 320)),
         ((240, 321), (480, 640)),
@@ -314,7 +314,7 @@ def test_a_jpeg_is_decoded_no_larger_than_needed(least_size: tuple[int, int] | N
     assert np.abs(resized - np.asarray(reduced)).mean() < 1
 
 
-def test_a_reduced_picture_is_never_smaller_than_asked_for() -> None:
+def test_a_reduced_image_is_never_smaller_than_asked_for() -> None:
     for height, width in [(255, 193), (256, 192), (300, 212), (258, 190), (129, 97), (1025, 32), (8, 8)]:
         content = photograph(height, width)
         for least in [(128, 96), (64, 48), (33, 25), (32, 24), (1, 1)]:
@@ -329,16 +329,16 @@ def test_a_reduced_picture_is_never_smaller_than_asked_for() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_size_that_is_enough_is_that_of_the_upright_picture(orientation: int) -> None:
-    picture = open_image(photograph(400, 800, orientation=orientation), least_size=(150, 390))
+def test_the_size_that_is_enough_is_that_of_the_upright_image(orientation: int) -> None:
+    photo = open_image(photograph(400, 800, orientation=orientation), least_size=(150, 390))
     on_its_side = orientation > 4  # 800 high and 400 wide: a half would be 200 wide
-    assert (picture.height, picture.width) == ((800, 400) if on_its_side else (200, 400))
+    assert (photo.height, photo.width) == ((800, 400) if on_its_side else (200, 400))
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_other_jpegs_are_reduced_too(mode: str) -> None:
-    picture = open_image(photograph(160, 160, mode=mode, progressive=True), least_size=(40, 40))
-    assert (picture.mode, picture.size) == ("RGB", (40, 40))
+    photo = open_image(photograph(160, 160, mode=mode, progressive=True), least_size=(40, 40))
+    assert (photo.mode, photo.size) == ("RGB", (40, 40))
 
 
 def test_other_files_keep_their_size_and_bombs_are_refused_first() -> None:

@@ -1,4 +1,4 @@
-"""`ContourImageProcessor`: one tensor per picture whatever the door, sizing by stated rules, checked fields."""
+"""`ContourImageProcessor`: one tensor per image whatever the door, sizing by stated rules, checked fields."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from datasets import ClassLabel, Features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from odd_pictures import ODD_PICTURES, colours
+from odd_images import ODD_IMAGES, colours
 from PIL import Image
 from transformers import AutoImageProcessor
 
@@ -21,7 +21,7 @@ from hf_contour.image_processing_contour import (
     ImageReadError,
     Placement,
     open_image,
-    place_picture,
+    place_image,
 )
 
 
@@ -33,11 +33,11 @@ def resized_by_pillow(image: Image.Image, height: int, width: int) -> np.ndarray
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
 
 
-@pytest.mark.parametrize("kind", ODD_PICTURES)
-def test_same_picture_gives_the_same_tensor_through_every_door(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ODD_IMAGES)
+def test_same_image_gives_the_same_tensor_through_every_door(kind: str, tmp_path: Path) -> None:
     processor = ContourImageProcessor(size=32)
-    content = ODD_PICTURES[kind].content
-    path = tmp_path / "picture"
+    content = ODD_IMAGES[kind].content
+    path = tmp_path / "image"
     path.write_bytes(content)
     opened = open_image(path)
     array = np.asarray(opened)
@@ -60,10 +60,10 @@ def test_same_picture_gives_the_same_tensor_through_every_door(kind: str, tmp_pa
 
 def test_values_by_hand() -> None:
     processor = ContourImageProcessor(size={"height": 2, "width": 4}, background_color=[255, 0, 51])
-    picture = np.array([[[0, 255, 51], [255, 102, 204]]], dtype=np.uint8).repeat(
+    photo = np.array([[[0, 255, 51], [255, 102, 204]]], dtype=np.uint8).repeat(
         2, axis=0
     )  # 2 x 2, as tall as the canvas
-    tensor = pixel_values(processor, picture)[0]
+    tensor = pixel_values(processor, photo)[0]
     # (value / 255 - 0.5) / 0.5: 0 -> -1, 51 -> -0.6, 102 -> -0.2, 204 -> 0.6, 255 -> 1
     expected = torch.tensor([[1, -1, 1, 1], [-1, 1, -0.2, -1], [-0.6, -0.6, 0.6, -0.6]])
     assert torch.allclose(tensor[:, 0], expected, atol=1e-6)
@@ -90,7 +90,7 @@ def test_fits_inside_and_is_centred(size: tuple[int, int], shape: tuple[int, int
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 300), st.integers(1, 300))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_size_fits(height: int, width: int, canvas_height: int, canvas_width: int) -> None:
-    placement = place_picture(height, width, (canvas_height, canvas_width), do_resize=True, do_pad=True)
+    placement = place_image(height, width, (canvas_height, canvas_width), do_resize=True, do_pad=True)
     assert 1 <= placement.height <= canvas_height
     assert 1 <= placement.width <= canvas_width
     assert placement.height == canvas_height or placement.width == canvas_width
@@ -107,14 +107,14 @@ def test_resizing_without_padding_stretches() -> None:
     assert np.abs(tensor.numpy().transpose(1, 2, 0) - resized_by_pillow(image, 20, 20)).max() <= 1
 
 
-def test_without_sizing_pictures_stay_as_they_are() -> None:
+def test_without_sizing_images_stay_as_they_are() -> None:
     processor = ContourImageProcessor(do_resize=False, do_pad=False, do_rescale=False, do_normalize=False)
     first, second = colours(seed=0), colours(seed=1)
     assert np.array_equal(pixel_values(processor, [first, second]).numpy().transpose(0, 2, 3, 1), [first, second])
     with pytest.raises(ValueError, match=r"\(3, 7, 8\) and \(3, 7, 9\), cannot form one batch. Set do_resize=True"):
         processor([first, second[:, 1:]], return_tensors="pt")
     ragged = processor([first, second[:, 1:]])["pixel_values"]
-    assert [tuple(picture.shape) for picture in ragged] == [(3, 7, 9), (3, 7, 8)]
+    assert [tuple(photo.shape) for photo in ragged] == [(3, 7, 9), (3, 7, 8)]
 
 
 def test_padding_alone_refuses_what_is_larger() -> None:
@@ -131,18 +131,18 @@ def test_padding_alone_refuses_what_is_larger() -> None:
 
 def test_batches_come_as_lists_nested_lists_and_arrays() -> None:
     processor = ContourImageProcessor(size=16)
-    pictures = [colours(seed=seed) for seed in range(3)]
-    expected = pixel_values(processor, pictures)
-    stacked = np.stack(pictures)
+    photos = [colours(seed=seed) for seed in range(3)]
+    expected = pixel_values(processor, photos)
+    stacked = np.stack(photos)
     for images in (
-        [pictures[:2], pictures[2:]],
+        [photos[:2], photos[2:]],
         stacked,
         torch.from_numpy(stacked).permute(0, 3, 1, 2),
-        tuple(pictures),
+        tuple(photos),
     ):
         assert torch.equal(pixel_values(processor, images), expected)
-    assert torch.equal(pixel_values(processor, pictures, disable_grouping=False), expected)
-    assert isinstance(processor(pictures, return_tensors="np")["pixel_values"], np.ndarray)
+    assert torch.equal(pixel_values(processor, photos, disable_grouping=False), expected)
+    assert isinstance(processor(photos, return_tensors="np")["pixel_values"], np.ndarray)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (3, 2), (31, 17), (100, 224)])
@@ -193,11 +193,11 @@ def test_channels_may_be_left_as_they_are() -> None:
     assert tensor.shape == (4, 16, 16)
     assert (tensor[:, 0] == 0).all()
     assert torch.equal(pixel_values(processor, colours()), pixel_values(processor, colours(), do_convert_rgb=True))
-    assert pixel_values(processor, ODD_PICTURES["rgba_png"].content).shape == (1, 3, 16, 16)
+    assert pixel_values(processor, ODD_IMAGES["rgba_png"].content).shape == (1, 3, 16, 16)
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    (tmp_path / "shirt.png").write_text("no picture")
+    (tmp_path / "shirt.png").write_text("no image")
     with pytest.raises(ImageReadError, match=r"shirt\.png: a text file"):
         ContourImageProcessor()([colours(), tmp_path / "shirt.png"])
 
@@ -261,13 +261,13 @@ def test_round_trip_through_a_folder(tmp_path: Path) -> None:
     assert ContourImageProcessor.from_pretrained(tmp_path, size=8).size == {"height": 8, "width": 8}
 
 
-def test_the_saved_copy_opens_pictures_alike(tmp_path: Path) -> None:
+def test_the_saved_copy_opens_images_alike(tmp_path: Path) -> None:
     """From the folder's own code, as it comes from the Hub."""
     processor = ContourImageProcessor(size=24)
     processor.save_pretrained(tmp_path)
     copy = AutoImageProcessor.from_pretrained(tmp_path, trust_remote_code=True)
     for kind in ("deep_grey_png", "rgba_png", "exif_6_jpeg", "float_within_1_tiff"):
-        content = ODD_PICTURES[kind].content
+        content = ODD_IMAGES[kind].content
         assert torch.equal(pixel_values(copy, content), pixel_values(processor, content))
 
 
@@ -309,9 +309,9 @@ def test_reduced_decoding_needs_a_size_to_come_to(tmp_path):
         ContourImageProcessor(reduced_decoding="often")(path)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ODD_PICTURES if "jpeg" in kind])
+@pytest.mark.parametrize("kind", [kind for kind in ODD_IMAGES if "jpeg" in kind])
 def test_jpegs_of_any_kind_look_alike_when_reduced(kind):
-    content = ODD_PICTURES[kind].content
+    content = ODD_IMAGES[kind].content
     opened = open_image(content)
     size = {"height": max(opened.height // 3, 1), "width": max(opened.width // 3, 1)}
     processors = [
@@ -323,7 +323,7 @@ def test_jpegs_of_any_kind_look_alike_when_reduced(kind):
 
 
 @pytest.mark.parametrize("size", [(1200, 900), (1100, 800), (1001, 801), (600, 1000)])
-def test_a_reduced_picture_lies_where_the_whole_one_would(size):
+def test_a_reduced_image_lies_where_the_whole_one_would(size):
     """With stripes, a shift by a pixel of the canvas would tell."""
     file = io.BytesIO()
     draw_garment(0, size=size).image.save(file, "JPEG", quality=90)
@@ -337,14 +337,14 @@ def test_a_reduced_picture_lies_where_the_whole_one_would(size):
     assert torch.equal(whole, reduced) == (size == (1001, 801))
 
 
-def test_whole_pictures_are_decoded_unless_told_otherwise():
-    content = ODD_PICTURES["exif_6_jpeg"].content
+def test_whole_images_are_decoded_unless_told_otherwise():
+    content = ODD_IMAGES["exif_6_jpeg"].content
     assert ContourImageProcessor().to_dict()["reduced_decoding"] is False
     processor = ContourImageProcessor(size=8)
     assert torch.equal(pixel_values(processor, content), pixel_values(processor, np.asarray(open_image(content))))
 
 
-def test_contours_are_learnt_from_pictures_of_their_own_size(tmp_path):
+def test_contours_are_learnt_from_images_of_their_own_size(tmp_path):
     paths = {"image": tmp_path / "large.jpg", "contours": tmp_path / "contours.png"}
     Image.new("RGB", (192, 256)).save(paths["image"])
     Image.new("L", (192, 256)).save(paths["contours"])

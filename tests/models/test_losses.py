@@ -47,7 +47,7 @@ def test_nothing_to_count_gives_zero_and_no_gradient_trouble(kind):
 
 
 @pytest.mark.parametrize("kind", ["plain", "balanced"])
-def test_loss_of_a_batch_is_the_mean_over_its_pictures(kind):
+def test_loss_of_a_batch_is_the_mean_over_its_images(kind):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 5, 6, generator=generator)
     labels = (torch.rand(4, 5, 6, generator=generator) > 0.7).float()

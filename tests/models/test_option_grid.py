@@ -80,9 +80,9 @@ def check_round_trip(model, pixels, labels, folder) -> None:
     assert equal_states(loaded, model)
     generator = torch.Generator().manual_seed(2)
     for size in SIZES:
-        picture = torch.randn(1, 3, *size, generator=generator)
+        image = torch.randn(1, 3, *size, generator=generator)
         with torch.no_grad():
-            expected, answer = model(picture).logits, loaded(picture).logits
+            expected, answer = model(image).logits, loaded(image).logits
         assert torch.isfinite(expected).all()
         assert torch.equal(answer, expected), size
 

@@ -1,4 +1,4 @@
-"""`pipeline("image-classification")`: pictures opened as in training, and other models left to their own ways."""
+"""`pipeline("image-classification")`: images opened as in training, and other models left to their own ways."""
 
 import base64
 import http.server
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Features
-from odd_pictures import ODD_PICTURES, colours, encode
+from odd_images import ODD_IMAGES, colours, encode
 from PIL import Image
 from tiny_models import tiny_classifier
 from transformers import (
@@ -27,7 +27,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_contour.data.samples import ContourSamples
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
-from hf_contour.inference.inputs import PictureSource, PredictionReport, open_pictures
+from hf_contour.inference.inputs import ImageSource, PredictionReport, open_images
 from hf_contour.pipeline_contour import TASK, ContourImageClassificationPipeline, register_pipeline
 
 SIZE = 32
@@ -54,10 +54,10 @@ def classify(model: torch.nn.Module) -> ContourImageClassificationPipeline:
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("pictures")
-    for kind, picture in ODD_PICTURES.items():
-        (folder / kind).write_bytes(picture.content)
-    return [str(folder / kind) for kind in ODD_PICTURES]
+    folder = tmp_path_factory.mktemp("images")
+    for kind, photo in ODD_IMAGES.items():
+        (folder / kind).write_bytes(photo.content)
+    return [str(folder / kind) for kind in ODD_IMAGES]
 
 
 def direct_scores(model: torch.nn.Module, source: object) -> dict[str, float]:
@@ -91,10 +91,10 @@ def test_reduced_decoding_gives_one_tensor_in_training_in_use_and_in_bulk(
     expected = processor(path, return_tensors="pt")["pixel_values"]
     classify = pipeline(TASK, model=model, image_processor=processor, device="cpu")
     assert torch.equal(classify.preprocess(str(path))["pixel_values"], expected)
-    sources = [PictureSource(path.name, str(path), path.stem)]
-    ((_, picture),) = open_pictures(sources, PredictionReport(), opening=processor.opening)
-    assert picture.size == (30, 40)
-    assert torch.equal(processor(picture, return_tensors="pt")["pixel_values"], expected)
+    sources = [ImageSource(path.name, str(path), path.stem)]
+    ((_, photo),) = open_images(sources, PredictionReport(), opening=processor.opening)
+    assert photo.size == (30, 40)
+    assert torch.equal(processor(photo, return_tensors="pt")["pixel_values"], expected)
     row = {"image": {"bytes": None, "path": str(path)}, "label": 0}
     features = Features({"image": datasets.Image(decode=False), "label": ClassLabel(names=["a", "b"])})
     rows = datasets.Dataset.from_list([row], features=features)
@@ -131,7 +131,7 @@ def test_top_k(classify: ContourImageClassificationPipeline, paths: list[str]) -
     assert classify(paths[0], top_k=50) == full
 
 
-def test_unsure_pictures_are_left_undecided_on_request(model: torch.nn.Module, paths: list[str]) -> None:
+def test_unsure_images_are_left_undecided_on_request(model: torch.nn.Module, paths: list[str]) -> None:
     some = paths[::4]
     classify = pipeline(TASK, model=model, image_processor=ContourImageProcessor(size=SIZE), device="cpu")
     decided = [classify(path) for path in some]
@@ -150,7 +150,7 @@ def test_unsure_pictures_are_left_undecided_on_request(model: torch.nn.Module, p
         assert [classify(path, abstain=True) for path in some] == expected
         assert classify(some, abstain=True) == expected
         assert classify(some) == classify(some, abstain=False) == decided
-        # A logit above the threshold is no confidence, and a bad picture stays an error.
+        # A logit above the threshold is no confidence, and a bad image stays an error.
         sure = [result[0]["label"] is not None for result in expected]
         logits = classify([*some, b"<html></html>"], abstain=True, function_to_apply="none", top_k=1)
         assert [result[0]["label"] is not None for result in logits] == [*sure, False]
@@ -174,7 +174,7 @@ def test_arrays_tensors_and_data_addresses(classify: ContourImageClassificationP
         classify("data:image/png;base64,????")
 
 
-def test_unreadable_pictures_are_named(classify: ContourImageClassificationPipeline, tmp_path: Path) -> None:
+def test_unreadable_images_are_named(classify: ContourImageClassificationPipeline, tmp_path: Path) -> None:
     (tmp_path / "shirt.jpg").write_text("<html></html>")
     for source, message in ((tmp_path / "shirt.jpg", "an HTML page"), (tmp_path / "absent.jpg", "no such file")):
         with pytest.raises(ImageReadError, match=rf"{source.name}: {message}"):
@@ -186,7 +186,7 @@ def test_addresses_are_downloaded(
 ) -> None:
     """From a server of our own on this machine."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    (tmp_path / "deep.png").write_bytes(ODD_PICTURES["deep_grey_png"].content)
+    (tmp_path / "deep.png").write_bytes(ODD_IMAGES["deep_grey_png"].content)
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object) -> None:
@@ -245,8 +245,8 @@ def test_other_models_behave_as_before(tmp_path: Path) -> None:
     ours = pipeline(TASK, **parts)
     assert type(ours) is ContourImageClassificationPipeline
     theirs = ImageClassificationPipeline(task=TASK, **parts)
-    path = tmp_path / "picture.png"
-    path.write_bytes(ODD_PICTURES["rgba_png"].content)
+    path = tmp_path / "image.png"
+    path.write_bytes(ODD_IMAGES["rgba_png"].content)
     for source in (str(path), Image.fromarray(colours())):
         assert ours(source) == theirs(source)
     with pytest.raises(ValueError, match="no abstain_threshold"):
@@ -256,7 +256,7 @@ def test_other_models_behave_as_before(tmp_path: Path) -> None:
     assert not list((tmp_path / "saved").glob("*.py"))
 
 
-def test_deep_pictures_are_not_white(classify: ContourImageClassificationPipeline, paths: list[str]) -> None:
+def test_deep_images_are_not_white(classify: ContourImageClassificationPipeline, paths: list[str]) -> None:
     """What the standard pipeline makes of 16 bits: nearly all white."""
     path = next(path for path in paths if path.endswith("deep_grey_png"))
     assert np.abs(classify.preprocess(path)["pixel_values"].mean().item()) < 0.5

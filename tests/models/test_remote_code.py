@@ -51,7 +51,7 @@ for kind, folder in (("first", root), ("again", root / "again")):
         assert type(model).__module__.startswith("transformers_modules."), type(model)
         assert type(processor).__module__.startswith("transformers_modules."), type(processor)
         assert not model.training
-        pixels = processor(str(root / "picture.png"), return_tensors="pt")
+        pixels = processor(str(root / "image.png"), return_tensors="pt")
         with torch.no_grad():
             outputs = model(**pixels)
         if auto is AutoModelForPreTraining:
@@ -68,7 +68,7 @@ model = AutoModelForImageClassification.from_pretrained(root / "classifier", tru
 assert not any(parameter.requires_grad for parameter in model.extractor.parameters())
 model.train()(pixels["pixel_values"].expand(2, -1, -1, -1), labels=torch.tensor([0, 1])).loss.backward()
 classify = pipeline("image-classification", str(root / "classifier"), trust_remote_code=True)
-answers["pipeline"] = {entry["label"]: entry["score"] for entry in classify(str(root / "picture.png"), top_k=3)}
+answers["pipeline"] = {entry["label"]: entry["score"] for entry in classify(str(root / "image.png"), top_k=3)}
 torch.save(answers, root / "answers.pt")
 assert not [name for name in sys.modules if name.split(".")[0] == "hf_contour"]
 """
@@ -124,7 +124,7 @@ def run_without_package(script: str, root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Folders of the models with a processor, beside a picture, and the models themselves."""
+    """Folders of the models with a processor, beside an image, and the models themselves."""
     root = tmp_path_factory.mktemp("folders")
     models = {
         "extractor": tiny_extractor(side_loss_weight=0.5),
@@ -136,7 +136,7 @@ def folders(tmp_path_factory):
         ContourImageProcessor(size={"height": 48, "width": 40}).save_pretrained(root / name)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (41, 33, 3), generator=generator, dtype=torch.uint8)
-    Image.fromarray(noise.numpy()).save(root / "picture.png")
+    Image.fromarray(noise.numpy()).save(root / "image.png")
     return root, models
 
 
@@ -150,11 +150,11 @@ def answers(folders):
 
 def test_folders_load_and_run_without_the_package(folders, answers):
     root, models = folders
-    pixels = ContourImageProcessor(size={"height": 48, "width": 40})(root / "picture.png", return_tensors="pt")
+    pixels = ContourImageProcessor(size={"height": 48, "width": 40})(root / "image.png", return_tensors="pt")
     expected = {name: model(**pixels) for name, model in models.items()}
     scores = expected["classifier"].logits.softmax(dim=-1)[0]
     for index, label in models["classifier"].config.id2label.items():
-        # The standard pipeline opens pictures by itself, an 8-bit RGB one in the same way.
+        # The standard pipeline opens images by itself, an 8-bit RGB one in the same way.
         assert answers["pipeline"][label] == pytest.approx(scores[index].item(), abs=1e-6)
     keys = [key for key in answers if key != "pipeline"]
     assert len(keys) == 10

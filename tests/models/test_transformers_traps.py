@@ -193,7 +193,7 @@ def test_6_weights_come_back_in_the_type_that_they_were_saved_in(tmp_path, model
 
 
 class Rows(torch.utils.data.Dataset):
-    """One picture and target `length` times, so that every batch has the same loss."""
+    """One image and target `length` times, so that every batch has the same loss."""
 
     def __init__(self, model, length=8):
         self.length = length
@@ -470,7 +470,7 @@ def test_17_importing_prints_nothing():
 # Processor, pipeline and timm
 
 
-def test_18_grey_pictures_become_rgb_whatever_form_they_come_in():
+def test_18_grey_images_become_rgb_whatever_form_they_come_in():
     processor = ContourImageProcessor(size={"height": 16, "width": 16})
     assert isinstance(processor, TorchvisionBackend)
     assert processor.do_convert_rgb
@@ -480,7 +480,7 @@ def test_18_grey_pictures_become_rgb_whatever_form_they_come_in():
         assert torch.equal(processor(form, return_tensors="pt")["pixel_values"], expected)
 
 
-def test_18_the_pipeline_opens_pictures_as_training_does(tmp_path):
+def test_18_the_pipeline_opens_images_as_training_does(tmp_path):
     model = tiny_classifier()
     processor = ContourImageProcessor(size={"height": 32, "width": 32})
     ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)  # Transformers would show it white

@@ -39,7 +39,7 @@ def train(tmp_path, source, capfd):
     recipe = tmp_path / "recipe.yaml"
     settings = {
         "stage": "contour", "model": EXTRACTOR, "cpu": True, "max_steps": 4, "save_every": 1, "num_workers": 0,
-        "torch_threads": 1, "log_every": 1, "keep_checkpoints": 1, "progress": False, "num_pictures": 0,
+        "torch_threads": 1, "log_every": 1, "keep_checkpoints": 1, "progress": False, "num_images": 0,
         "batch_size": 4, "data": str(source), "output_dir": str(tmp_path / "runs"), "ema_decay": 0.9,
     }  # fmt: skip
 
@@ -144,7 +144,7 @@ def test_a_folder_in_use_has_its_exit_code(train, folder):
 
 
 def test_what_fails_between_two_steps_costs_none_of_them(train, folder, monkeypatch):
-    """Such as a picture that cannot be read, an epoch after the last checkpoint."""
+    """Such as an image that cannot be read, an epoch after the last checkpoint."""
     decoded, read = ContourSamples.decoded, []
 
     def broken(self, index):

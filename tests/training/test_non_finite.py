@@ -1,4 +1,4 @@
-"""NaN and infinity in pictures, loss, gradient or weights stop a training or are skipped, and never reach a disk."""
+"""NaN and infinity in images, loss, gradient or weights stop a training or are skipped, and never reach a disk."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def arguments(tmp_path, source):
-    options = {"data": str(source), "max_steps": NUM_STEPS, "save_every": 1, "keep_checkpoints": 9, "num_pictures": 0}
+    options = {"data": str(source), "max_steps": NUM_STEPS, "save_every": 1, "keep_checkpoints": 9, "num_images": 0}
     return lambda **changes: settings(tmp_path, "contour", **{**options, **changes})
 
 
@@ -35,7 +35,7 @@ class Poison:
         self.step, self.number, self.on = step, number, on
         self.made, self.samples = 0, []
         self.collate, self.train_loss = stages.collate_contour, stages.ContourTask.train_loss
-        if place == "picture":
+        if place == "image":
             monkeypatch.setattr(stages, "collate_contour", self.poisoned_batch)
         else:
             monkeypatch.setattr(stages.ContourTask, "train_loss", getattr(self, f"poisoned_{place}")())
@@ -118,7 +118,7 @@ def assert_stops(poison, made, capsys):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-@pytest.mark.parametrize("place", ["picture", "loss", "gradient", "weights", "update"])
+@pytest.mark.parametrize("place", ["image", "loss", "gradient", "weights", "update"])
 @pytest.mark.parametrize("step", [1, NUM_STEPS // 2, NUM_STEPS])
 def test_it_stops_within_the_step_and_names_the_samples(
     arguments, monkeypatch, capsys, record_property, place, step, number
@@ -129,11 +129,11 @@ def test_it_stops_within_the_step_and_names_the_samples(
     record_property("lost", 0)
 
 
-def test_a_picture_that_is_not_finite_is_named_alone(arguments, monkeypatch, capsys):
-    poison = Poison(monkeypatch, "picture", 3)
+def test_a_image_that_is_not_finite_is_named_alone(arguments, monkeypatch, capsys):
+    poison = Poison(monkeypatch, "image", 3)
     message = assert_stops(poison, arguments(), capsys)
     assert len(poison.samples) == 1
-    assert "whose picture or labels are not finite" in message
+    assert "whose image or labels are not finite" in message
 
 
 def test_weights_that_are_not_finite_after_the_last_step_are_named(arguments, monkeypatch, capsys):
@@ -142,7 +142,7 @@ def test_weights_that_are_not_finite_after_the_last_step_are_named(arguments, mo
 
 
 def test_by_option_steps_are_skipped_and_counted(arguments, monkeypatch, caplog):
-    poison = Poison(monkeypatch, "picture", 3)
+    poison = Poison(monkeypatch, "image", 3)
     made = arguments(on_non_finite="skip")
     results = run_stage(made)
     assert results["training"]["skipped_steps"] == 1
@@ -172,7 +172,7 @@ def load_of(made, step):
 
 @pytest.mark.faults
 def test_skipping_ends_when_all_steps_are_bad(arguments, monkeypatch, record_property):
-    Poison(monkeypatch, "picture", 3, math.inf, on=True)
+    Poison(monkeypatch, "image", 3, math.inf, on=True)
     made = arguments(on_non_finite="skip", max_steps=20, keep_checkpoints=20)
     with pytest.raises(NonFiniteLossError, match="At step 13 the loss was"):
         run_stage(made)

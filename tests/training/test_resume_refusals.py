@@ -17,7 +17,7 @@ from hf_contour.training.resuming import ResumeError, refuse_other_identity, sur
 from hf_contour.training.run import run_stage
 
 NUM_ROWS = 40
-OPTIONS = {"max_steps": 5, "num_pictures": 0}
+OPTIONS = {"max_steps": 5, "num_images": 0}
 
 
 def rows_of(change=lambda number, row: row):

@@ -31,7 +31,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def contour_run(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("contour")
-    arguments = settings(folder, "contour", data=str(source), epochs=8, num_pictures=3)
+    arguments = settings(folder, "contour", data=str(source), epochs=8, num_images=3)
     return arguments, run_stage(arguments)
 
 
@@ -61,7 +61,7 @@ def test_the_contour_stage_leaves_a_whole_folder(contour_run):
     assert written["data"]["num_train_samples"] == 24
     assert {"torch", "timm", "transformers", "hf_contour"} <= written["versions"].keys()
     assert json.loads((arguments.folder / "status.json").read_text())["status"] == "finished"
-    with PILImage.open(arguments.folder / "pictures" / "contours.png") as grid:
+    with PILImage.open(arguments.folder / "images" / "contours.png") as grid:
         assert grid.size == (3 * 32 + 4 * 2, 3 * 32 + 4 * 2)
     names = {path.name for path in (arguments.folder / "model").iterdir()}
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= names
@@ -102,7 +102,7 @@ def test_a_teacher_of_another_normalisation_is_refused(tmp_path, source, contour
 def test_a_trained_extractor_is_gone_on_from(tmp_path, source, contour_run):
     """At a learning rate of nothing its weights stay, and the fields that `model` gives reach the config."""
     folder = str(contour_run[0].folder / "model")
-    changes = {"data": str(source), "start_from": folder, "epochs": 1, "crop_jitter": 3, "ema_decay": 0.0}
+    changes = {"data": str(source), "init_from": folder, "epochs": 1, "crop_jitter": 3, "ema_decay": 0.0}
     still = settings(tmp_path / "still", "contour", model={"loss": "balanced"}, learning_rate=0.0, **changes)
     identity = run_stage(still)["identity"]
     before = ContourExtractorForPreTraining.from_pretrained(folder)
@@ -114,7 +114,7 @@ def test_a_trained_extractor_is_gone_on_from(tmp_path, source, contour_run):
 
 def test_a_start_with_two_sets_of_weights_is_refused(tmp_path, source, contour_run):
     folder = str(contour_run[0].folder / "model")
-    arguments = settings(tmp_path, "contour", data=str(source), start_from=folder, backbone_weights=[folder])
+    arguments = settings(tmp_path, "contour", data=str(source), init_from=folder, backbone_weights=[folder])
     with pytest.raises(ValueError, match="leave backbone_weights out"):
         run_stage(arguments)
 
@@ -134,13 +134,13 @@ def test_jittered_batches_keep_every_pixel_beside_its_label():
 
 
 def test_the_saved_model_gives_the_validation_loss(contour_run, source):
-    """A second way to the figure: the loaded folder and the processor, picture by picture."""
+    """A second way to the figure: the loaded folder and the processor, image by image."""
     arguments, results = contour_run
     model = ContourExtractorForPreTraining.from_pretrained(arguments.folder / "model").eval()
     processor = ContourImageProcessor.from_pretrained(arguments.folder / "model")
     rows = load_dataset("parquet", data_files=str(source / "validation.parquet"), split="train")
     losses = []
-    for row in rows:  # pictures decoded by `datasets`, where training has a reader of its own
+    for row in rows:  # images decoded by `datasets`, where training has a reader of its own
         pixel_values = processor([row["image"]], return_tensors="pt")["pixel_values"]
         labels = torch.from_numpy(np.asarray(row["contours"][0]).astype(np.float32))[None]
         with torch.no_grad():
@@ -346,7 +346,7 @@ def test_the_colour_transform_is_audited_over_the_whole_training(tmp_path, sourc
     colour = {"exchange_channels": True, "max_changed": 5, "max_difference": 255.0}
     results = run_stage(gender_settings(tmp_path, source, contour_run, colour=colour, epochs=2))
     audit = results["training"]["colour_audit"]
-    assert audit["pictures"] == 2 * 24
+    assert audit["images"] == 2 * 24
     assert audit["exchanged"] == 2 * 5  # the cap is reached in each epoch and never passed
     assert audit["unchanged"] == 2 * 19
     assert (audit["shifted"], audit["refused"]) == (0, 0)

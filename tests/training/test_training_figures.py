@@ -52,14 +52,14 @@ def test_nothing_found_or_drawn_scores_zero(labels, probability):
 
 
 class Fixed(nn.Module):
-    """Gives the logits that stand in the picture's first channel, and their mean as the loss."""
+    """Gives the logits that stand in the image's first channel, and their mean as the loss."""
 
     def forward(self, pixel_values, labels):
         logits = pixel_values[:, :1]
         return ContourExtractorForPreTrainingOutput(loss=logits.mean(), logits=logits)
 
 
-def test_the_loss_is_the_mean_over_pictures_of_any_size():
+def test_the_loss_is_the_mean_over_images_of_any_size():
     sizes = [(2, 2), (3, 5), (1, 7)]
     samples = [
         {"pixel_values": torch.full((3, *size), float(number)), "labels": torch.ones(size)}

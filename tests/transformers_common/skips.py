@@ -3,7 +3,7 @@
 import re
 
 # Overridden in the test classes with one of these reasons.
-NO_EMBEDDINGS = "Pictures have no input embeddings"
+NO_EMBEDDINGS = "Images have no input embeddings"
 OWN_CHECKPOINTING = "timm recomputes its own blocks"
 
 EXPLANATIONS: dict[str, str] = {

@@ -31,8 +31,8 @@ CONFIG_COMMON_KWARGS: dict[str, Any] = {
 
 
 def url_to_local_path(url: str) -> str:
-    """Refuses to fetch a picture: these tests run without a network."""
-    raise AssertionError(f"A common test wants {url}; give it a picture made in the test instead.")
+    """Refuses to fetch an image: these tests run without a network."""
+    raise AssertionError(f"A common test wants {url}; give it an image made in the test instead.")
 
 
 def install(package: str) -> None:

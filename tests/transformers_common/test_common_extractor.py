@@ -18,7 +18,7 @@ pytestmark = pytest.mark.transformers_common
 
 
 class ContourExtractorTester:
-    """A cascade of two small stages of different kinds, and two pictures."""
+    """A cascade of two small stages of different kinds, and two images."""
 
     batch_size = 2
     image_size = 16

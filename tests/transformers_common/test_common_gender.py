@@ -20,7 +20,7 @@ pytestmark = pytest.mark.transformers_common
 
 
 class ContourGenderTester:
-    """A small extractor beside a small timm network, and two pictures."""
+    """A small extractor beside a small timm network, and two images."""
 
     batch_size = 2
     image_size = 32

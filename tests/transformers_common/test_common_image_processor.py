@@ -11,7 +11,7 @@ pytestmark = pytest.mark.transformers_common
 
 # Not imported by name: pytest would take it for tests to collect.
 class ContourImageProcessorTester(test_image_processing_common.ImageProcessingTester):
-    """Pictures of many sizes, brought to one that is not square."""
+    """Images of many sizes, brought to one that is not square."""
 
     def __init__(self, parent: unittest.TestCase):
         super().__init__(

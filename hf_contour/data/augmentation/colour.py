@@ -1,8 +1,8 @@
-"""The colour information transform: a few pictures of a set get other colours, so that a model does not lean on them.
+"""The colour information transform: a few images of a set get other colours, so that a model does not lean on them.
 
 Two ways, alone or together: exchanging the colour channels, and changing the values of one channel. Both are bounded
-over the whole set, not by a probability per picture: `ColourTransform.plan` draws from (seed, epoch) exactly which
-pictures of an epoch are changed, so that every worker and process knows the same plan without speaking to the others.
+over the whole set, not by a probability per image: `ColourTransform.plan` draws from (seed, epoch) exactly which
+images of an epoch are changed, so that every worker and process knows the same plan without speaking to the others.
 
 Source: CN113298092B, the optional part of step S2 and module M307 (method rows 37 to 40).
 """
@@ -18,14 +18,14 @@ from PIL import Image
 
 from hf_contour.data.augmentation.recipe import sample_rng
 
-STREAM_WINDOW = 10  # in a stream, N pictures are chosen among its first 10 * N
+STREAM_WINDOW = 10  # in a stream, N images are chosen among its first 10 * N
 _EXCHANGES = tuple(permutations(range(3)))[1:]  # all orders of the channels but the first, red, green, blue
 _PER_MILLE = 1000
 
 
 @dataclass(frozen=True)
 class ColourChange:
-    """What was done to one picture.
+    """What was done to one image.
 
     Attributes:
         exchanged: its channels were exchanged.
@@ -53,18 +53,18 @@ class ColourChange:
 
 @dataclass(frozen=True)
 class ColourAudit:
-    """Counts over pictures; audits of parts of a set add up (`+`) to that of the set, in any order.
+    """Counts over images; audits of parts of a set add up (`+`) to that of the set, in any order.
 
     Attributes:
-        pictures: pictures seen.
-        exchanged: pictures with exchanged channels.
-        shifted: pictures with a changed channel.
-        refused: pictures left unexchanged because the difference would have been too large.
-        unchanged: pictures to which nothing was done.
-        total_difference: sum of the pictures' mean absolute changes, in thousandths of a grey level.
+        images: images seen.
+        exchanged: images with exchanged channels.
+        shifted: images with a changed channel.
+        refused: images left unexchanged because the difference would have been too large.
+        unchanged: images to which nothing was done.
+        total_difference: sum of the images' mean absolute changes, in thousandths of a grey level.
     """
 
-    pictures: int = 0
+    images: int = 0
     exchanged: int = 0
     shifted: int = 0
     refused: int = 0
@@ -76,7 +76,7 @@ class ColourAudit:
         """Count the rows of the `(N, 4)` codes that samples carry under "colour"."""
         rows = [[int(value) for value in row] for row in codes]
         return cls(
-            pictures=len(rows),
+            images=len(rows),
             exchanged=sum(row[0] for row in rows),
             shifted=sum(row[1] for row in rows),
             refused=sum(row[2] for row in rows),
@@ -89,8 +89,8 @@ class ColourAudit:
 
     @property
     def mean_difference(self) -> float:
-        """Mean absolute change of the changed pictures, in grey levels of 0..255; 0 if none was changed."""
-        changed = self.pictures - self.unchanged
+        """Mean absolute change of the changed images, in grey levels of 0..255; 0 if none was changed."""
+        changed = self.images - self.unchanged
         return self.total_difference / _PER_MILLE / changed if changed else 0.0
 
     def to_dict(self) -> dict[str, int | float]:
@@ -101,7 +101,7 @@ class ColourAudit:
 
 @dataclass(frozen=True)
 class ColourPlan:
-    """The pictures of one epoch that are chosen, by their index.
+    """The images of one epoch that are chosen, by their index.
 
     Attributes:
         exchanged: indices chosen for an exchange of channels, ascending.
@@ -128,24 +128,24 @@ class ColourPlan:
 
 @dataclass(frozen=True)
 class ColourTransform:
-    """Changes the colours of a bounded number of pictures by a bounded amount; plain YAML values.
+    """Changes the colours of a bounded number of images by a bounded amount; plain YAML values.
 
     The rules (method row 39):
 
-    - Number: in an epoch, `max_changed` pictures are chosen for an exchange of channels; no more can be exchanged.
-      `max_shifted` bounds the pictures with a changed channel in the same way. Both choices are drawn independently.
+    - Number: in an epoch, `max_changed` images are chosen for an exchange of channels; no more can be exchanged.
+      `max_shifted` bounds the images with a changed channel in the same way. Both choices are drawn independently.
     - Difference, exchange: the new order is drawn from the five that differ from red, green, blue. If the mean
-      absolute difference between old and new values, over the picture and its three channels, is above
-      `max_difference`, the picture is left as it is and counted as refused.
+      absolute difference between old and new values, over the image and its three channels, is above
+      `max_difference`, the image is left as it is and counted as refused.
     - Difference, shift: a whole number in `-max_difference..max_difference`, not 0, is added to one channel drawn at
       random, the result kept in 0..255: no value changes by more than `max_difference` (after an exchange, from its
       exchanged value).
     - In a stream of unknown length, a fraction has no meaning and is refused; a count N is drawn from the stream's
-      first 10 * N pictures, none after them is changed, and a shorter stream has fewer changed.
+      first 10 * N images, none after them is changed, and a shorter stream has fewer changed.
 
     Attributes:
-        exchange_channels: exchange the colour channels of the chosen pictures.
-        shift_channel: change the values of one channel of the chosen pictures.
+        exchange_channels: exchange the colour channels of the chosen images.
+        shift_channel: change the values of one channel of the chosen images.
         max_changed: number threshold of the exchange: a count (int), or a fraction of the set (float, 0 to 1),
             rounded down.
         max_shifted: the same for the shift.
@@ -194,7 +194,7 @@ class ColourTransform:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def plan(self, num_samples: int | None, *, seed: int, epoch: int) -> ColourPlan:
-        """Draw which pictures of an epoch are changed.
+        """Draw which images of an epoch are changed.
 
         Args:
             num_samples: size of the whole set, over all processes; None for a stream of unknown length.
@@ -212,7 +212,7 @@ class ColourTransform:
         return ColourPlan(chosen["max_changed"], chosen["max_shifted"], seed, epoch)
 
     def _limit(self, name: str, num_samples: int | None) -> tuple[int, int]:
-        """How many pictures are chosen, and among how many of the first ones."""
+        """How many images are chosen, and among how many of the first ones."""
         threshold = getattr(self, name)
         if num_samples is None:
             if isinstance(threshold, float):
@@ -226,15 +226,15 @@ class ColourTransform:
         return min(limit, num_samples), num_samples
 
     def __call__(self, image: Image.Image, index: int, *, plan: ColourPlan) -> tuple[Image.Image, ColourChange]:
-        """Change one picture as planned.
+        """Change one image as planned.
 
         Args:
             image: RGB.
-            index: of the picture in its set (its position in a stream).
+            index: of the image in its set (its position in a stream).
             plan: of the epoch.
 
         Returns:
-            The picture (the same object if it is not changed) and what was done to it.
+            The image (the same object if it is not changed) and what was done to it.
         """
         exchange, shift = index in plan.exchanged_set, index in plan.shifted_set
         if not exchange and not shift:

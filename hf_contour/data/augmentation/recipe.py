@@ -1,4 +1,4 @@
-"""Augmentation of pictures with their drawn contours: one recipe, used while training and to write larger data sets.
+"""Augmentation of images with their drawn contours: one recipe, used while training and to write larger data sets.
 
 Every random choice is drawn from the generator that is passed in, and `sample_rng` makes that generator from (seed,
 epoch, index of the sample) alone, so workers, processes and restarts do not change a sample.
@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from hf_contour.data.augmentation.warp import EDGE_FILL, Warp, warp_annotations, warp_mask, warp_picture
+from hf_contour.data.augmentation.warp import EDGE_FILL, Warp, warp_annotations, warp_image, warp_mask
 
 OPERATIONS = (
     "flip",
@@ -39,14 +39,14 @@ OPERATIONS = (
 )
 GEOMETRIC = frozenset(OPERATIONS[:7])
 MAX_SIDE = 16_384
-# Of ten places for the window of `crop_size`, the first with this share of its pixels inside the picture is taken.
+# Of ten places for the window of `crop_size`, the first with this share of its pixels inside the image is taken.
 ENOUGH_VALID = 0.75
 WINDOW_TRIES = 10
 
 # Range of each range field: the values that both ends must lie in.
 _BOUNDS = {
     "scale_factor": (0.05, 20.0),
-    "affine_degrees": (-40.0, 40.0),  # beyond 45 degrees on both axes the picture would turn inside out
+    "affine_degrees": (-40.0, 40.0),  # beyond 45 degrees on both axes the image would turn inside out
     "rotate_degrees": (-360.0, 360.0),
     "translate_fraction": (-1.0, 1.0),
     "crop_fraction": (0.01, 1.0),
@@ -60,7 +60,7 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class AugmentationRecipe:
-    """What may happen to a picture; plain YAML values. Every operation is off by default.
+    """What may happen to an image; plain YAML values. Every operation is off by default.
 
     The field with an operation's name is the probability of it, 0 to 1; the range `(lowest, highest)` beside it is
     drawn from uniformly when it happens.
@@ -72,7 +72,7 @@ class AugmentationRecipe:
         scale_factor: factor, drawn uniformly on a logarithmic scale: halving is as likely as doubling.
         affine: shear.
         affine_degrees: shear angle, drawn for x and y separately.
-        rotate: turn about the centre, onto a canvas that holds the whole turned picture.
+        rotate: turn about the centre, onto a canvas that holds the whole turned image.
         rotate_degrees: angle, counter-clockwise.
         rotate_step: 0, or degrees: the angle is the lowest plus a whole number of steps. `[0, 270]` with step 90
             turns by quarters, `[0, 337.5]` with step 22.5 is the sixteen angles of HED.
@@ -80,18 +80,18 @@ class AugmentationRecipe:
         translate_fraction: shift as a fraction of the side, drawn for x and y separately.
         crop: cut out a window.
         crop_fraction: side of the window as a fraction of the side, drawn for height and width separately.
-        crop_size: `(height, width)` of every augmented picture, a window drawn after all of the above (of several
-            places, one that mostly shows the picture); larger than the picture, it is padded. None keeps the size.
-        fill: colour of pixels from outside the picture, which are also marked as not valid: "edge" repeats the
+        crop_size: `(height, width)` of every augmented image, a window drawn after all of the above (of several
+            places, one that mostly shows the image); larger than the image, it is padded. None keeps the size.
+        fill: colour of pixels from outside the image, which are also marked as not valid: "edge" repeats the
             nearest pixel of the border, so that no artificial edge is made; or `(red, green, blue)` in 0..255.
         resolution: shrink and enlarge again, so that detail is lost.
         resolution_factor: factor of the shrinking.
         brightness: multiply the values.
-        brightness_factor: 1 leaves the picture as it is.
+        brightness_factor: 1 leaves the image as it is.
         contrast: move values from or to the mean grey.
-        contrast_factor: 1 leaves the picture as it is.
+        contrast_factor: 1 leaves the image as it is.
         sharpen: sharpen (factor above 1) or blur (below 1).
-        sharpen_factor: 1 leaves the picture as it is.
+        sharpen_factor: 1 leaves the image as it is.
         noise: add Gaussian noise, drawn for every channel.
         noise_std: standard deviation, as a fraction of the range of values.
     """
@@ -156,12 +156,12 @@ class AugmentationRecipe:
 
 @dataclass(frozen=True)
 class AugmentedSample:
-    """An augmented picture.
+    """An augmented image.
 
     Attributes:
         image: RGB.
         annotations: `(num_annotators, height, width)` bool, or None if there were none.
-        valid: `(height, width)` bool, False for pixels from outside the picture; None if there are none.
+        valid: `(height, width)` bool, False for pixels from outside the image; None if there are none.
         operations: what was done, by name, with the values drawn; JSON values.
     """
 
@@ -172,7 +172,7 @@ class AugmentedSample:
 
 
 class Augmentation:
-    """Applies a recipe to a picture and, with the same geometry, to the contours drawn on it."""
+    """Applies a recipe to an image and, with the same geometry, to the contours drawn on it."""
 
     def __init__(self, recipe: AugmentationRecipe) -> None:
         self.recipe = recipe
@@ -185,27 +185,27 @@ class Augmentation:
         rng: np.random.Generator,
         valid: np.ndarray | None = None,
     ) -> AugmentedSample:
-        """Augment one picture.
+        """Augment one image.
 
         Args:
             image: RGB.
-            annotations: `(num_annotators, height, width)` bool of the picture's size, or None.
+            annotations: `(num_annotators, height, width)` bool of the image's size, or None.
             rng: source of every draw; see `sample_rng`.
-            valid: `(height, width)` bool, False where the picture itself is padding; None if nowhere.
+            valid: `(height, width)` bool, False where the image itself is padding; None if nowhere.
 
         Raises:
-            ValueError: If the annotations have another size than the picture.
+            ValueError: If the annotations have another size than the image.
         """
         size = (image.height, image.width)
         if annotations is not None and annotations.shape[1:] != size:
             raise ValueError(
-                f"annotations are {annotations.shape[1]}x{annotations.shape[2]}, the picture {size[0]}x{size[1]} "
-                "(height x width); draw contours at the size of their picture."
+                f"annotations are {annotations.shape[1]}x{annotations.shape[2]}, the image {size[0]}x{size[1]} "
+                "(height x width); draw contours at the size of their image."
             )
         operations = draw_operations(self.recipe, rng)
         if self.recipe.crop_size is not None or GEOMETRIC & operations.keys():
             warp = plan_warp(size, operations, rng, crop_size=self.recipe.crop_size)
-            image, inside = warp_picture(image, warp, fill=self.recipe.fill)
+            image, inside = warp_image(image, warp, fill=self.recipe.fill)
             inside = inside if valid is None else inside & warp_mask(valid, warp)
             valid = None if inside.all() else inside
             annotations = None if annotations is None else warp_annotations(annotations, warp)
@@ -277,7 +277,7 @@ def plan_warp(
     """Compose the geometric operations to one matrix.
 
     Args:
-        size: `(height, width)` of the picture.
+        size: `(height, width)` of the image.
         operations: as `draw_operations` gives them; others than geometric ones are passed over.
         rng: draws the place of the window of `crop_size`.
         crop_size: `(height, width)` of the output, or None.
@@ -285,11 +285,11 @@ def plan_warp(
     factor = operations.get("scale", 1.0)
     scaled = tuple(min(MAX_SIDE, max(1, round(side * factor))) for side in size)
     linear = _linear_part(operations)
-    picture = np.array(scaled[::-1], dtype=np.float64)  # (width, height)
-    # The canvas just holds the picture; the tolerance keeps quarter turns exact.
-    canvas = np.maximum(1, np.floor(np.abs(linear) @ picture + 1e-6))
+    source_size = np.array(scaled[::-1], dtype=np.float64)  # (width, height)
+    # The canvas just holds the image; the tolerance keeps quarter turns exact.
+    canvas = np.maximum(1, np.floor(np.abs(linear) @ source_size + 1e-6))
     shift = np.array(operations.get("translate", (0.0, 0.0)))[::-1]
-    offset = canvas / 2 - linear @ picture / 2 + np.rint(shift * canvas)
+    offset = canvas / 2 - linear @ source_size / 2 + np.rint(shift * canvas)
     if "crop" in operations:
         fractions, places = np.reshape(operations["crop"], (2, 2))[:, ::-1]
         window = np.maximum(1, np.rint(canvas * fractions))
@@ -298,7 +298,7 @@ def plan_warp(
     matrix = np.vstack([np.column_stack([linear, offset]), [0.0, 0.0, 1.0]])
     if crop_size is not None:
         window = np.array(crop_size[::-1], dtype=np.float64)
-        matrix[:2, 2] -= _window_origin(matrix, picture, canvas, window, rng)
+        matrix[:2, 2] -= _window_origin(matrix, source_size, canvas, window, rng)
         canvas = window
     return Warp(size, (scaled[0], scaled[1]), matrix, (int(canvas[1]), int(canvas[0])))
 
@@ -317,15 +317,15 @@ def _linear_part(operations: Mapping[str, Any]) -> np.ndarray:
 
 
 def _window_origin(
-    matrix: np.ndarray, picture: np.ndarray, canvas: np.ndarray, window: np.ndarray, rng: np.random.Generator
+    matrix: np.ndarray, source_size: np.ndarray, canvas: np.ndarray, window: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """`(x, y)` of a window: of ten random places the first that mostly shows the picture, or the best."""
+    """`(x, y)` of a window: of ten random places the first that mostly shows the image, or the best."""
     spare = canvas - window
     places = np.floor(rng.random((WINDOW_TRIES, 2)) * (np.abs(spare) + 1)) + np.minimum(spare, 0)
     grid = (np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) + 0.5) / 8 * window
     points = places[:, None] + grid[None]  # (tries, 64, 2)
     source = (points - matrix[:2, 2]) @ np.linalg.inv(matrix[:2, :2]).T
-    inside = ((source >= 0) & (source <= picture)).all(axis=-1).mean(axis=-1)
+    inside = ((source >= 0) & (source <= source_size)).all(axis=-1).mean(axis=-1)
     enough = np.flatnonzero(inside >= ENOUGH_VALID)
     return places[enough[0] if enough.size else inside.argmax()]
 

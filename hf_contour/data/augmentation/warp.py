@@ -1,10 +1,10 @@
-"""One 3x3 matrix moves a picture and the contours that were drawn on it.
+"""One 3x3 matrix moves an image and the contours that were drawn on it.
 
 Coordinates are continuous, `(x, y)`, in pixels: the centre of the pixel in row `i` and column `j` is
-`(j + 0.5, i + 0.5)`. A picture is scaled first (antialiased when it shrinks) and then warped once; where the warp
+`(j + 0.5, i + 0.5)`. An image is scaled first (antialiased when it shrinks) and then warped once; where the warp
 only mirrors, turns by quarters and shifts by whole pixels, pixels are moved and never mixed.
 
-Contours are not resampled as pictures are: their pixels and the links between neighbouring pixels are moved as points
+Contours are not resampled as images are: their pixels and the links between neighbouring pixels are moved as points
 and lines, so that a line stays connected and about one pixel wide at any scale.
 """
 
@@ -23,12 +23,12 @@ Fill = str | tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Warp:
-    """Where the pixels of a picture go.
+    """Where the pixels of an image go.
 
     Attributes:
-        source_size: `(height, width)` of the picture.
+        source_size: `(height, width)` of the image.
         scaled_size: `(height, width)` after the scaling that comes first.
-        matrix: `(3, 3)`, maps `(x, y, 1)` of the scaled picture to the output.
+        matrix: `(3, 3)`, maps `(x, y, 1)` of the scaled image to the output.
         output_size: `(height, width)` of the output.
     """
 
@@ -39,13 +39,13 @@ class Warp:
 
     @property
     def source_matrix(self) -> np.ndarray:
-        """`(3, 3)`, maps `(x, y, 1)` of the picture itself, scaling included, to the output."""
+        """`(3, 3)`, maps `(x, y, 1)` of the image itself, scaling included, to the output."""
         (height, width), (scaled_height, scaled_width) = self.source_size, self.scaled_size
         return self.matrix @ np.diag([scaled_width / width, scaled_height / height, 1.0])
 
     @property
     def is_scaled(self) -> bool:
-        """Whether the picture is resized before it is warped."""
+        """Whether the image is resized before it is warped."""
         return self.source_size != self.scaled_size
 
     @property
@@ -55,17 +55,17 @@ class Warp:
         return bool(np.array_equal(top_rows, np.rint(top_rows)) and np.abs(self.matrix[:2, :2]).sum() == 2)
 
 
-def warp_picture(image: Image.Image, warp: Warp, *, fill: Fill = EDGE_FILL) -> tuple[Image.Image, np.ndarray]:
-    """Warp a picture; bicubic, antialiased where it shrinks.
+def warp_image(image: Image.Image, warp: Warp, *, fill: Fill = EDGE_FILL) -> tuple[Image.Image, np.ndarray]:
+    """Warp an image; bicubic, antialiased where it shrinks.
 
     Args:
         image: RGB, of `warp.source_size`.
         warp: where the pixels go.
-        fill: colour of the pixels that lie outside the picture: "edge" for that of the nearest pixel of the picture's
+        fill: colour of the pixels that lie outside the image: "edge" for that of the nearest pixel of the image's
             border, or `(red, green, blue)` in 0..255.
 
     Returns:
-        The warped picture and `(height, width)` bool, False where a pixel lies outside the picture.
+        The warped image and `(height, width)` bool, False where a pixel lies outside the image.
     """
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, h, w) uint8
     shrinks = np.prod(warp.scaled_size) < np.prod(warp.source_size)
@@ -104,7 +104,7 @@ def warp_annotations(annotations: np.ndarray, warp: Warp) -> np.ndarray:
 def warp_mask(mask: np.ndarray, warp: Warp) -> np.ndarray:
     """Warp `(height, width)` bool to `warp.output_size`: the pixel in which each output pixel's centre lies.
 
-    Pixels from outside the picture take the nearest pixel of its border.
+    Pixels from outside the image take the nearest pixel of its border.
     """
     x, y = _source_points(warp.source_matrix, warp.output_size)
     columns, rows = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
@@ -139,7 +139,7 @@ def _sample_pixels(
     height, width = output_size
     x, y = _source_points(matrix, output_size)
     source_height, source_width = pixels.shape[1:]
-    # 1e-6: a picture's own border pixel must not fall outside through rounding.
+    # 1e-6: an image's own border pixel must not fall outside through rounding.
     valid = (np.abs(2 * x - source_width) <= source_width + 1e-6) & (
         np.abs(2 * y - source_height) <= source_height + 1e-6
     )

@@ -19,7 +19,7 @@ class Cloth:
         pattern: a key of `PATTERNS`.
         colours: `(2, 3)` ground and figure of the pattern, in [0, 1].
         trim, lining: factors on the ground colour for collars and for the inner side.
-        period: of the pattern, as a part of the shorter side of the picture.
+        period: of the pattern, as a part of the shorter side of the image.
         angle: radians by which the pattern is turned.
         folds, relief, seam: strengths of folds, of light on rounded edges, of stitched lines; 0 is none.
         light: direction, x and y, that the light comes from.

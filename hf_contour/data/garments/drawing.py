@@ -92,11 +92,11 @@ def embedded_dataset(
         raise ValueError(f"num_samples is {num_samples} and seed {seed}; expected at least 1 and at least 0.")
     split_seed = _split_seed(seed, split)
     rows = [_row(draw_garment(index, seed=split_seed, size=size)) for index in range(count)]
-    picture = ImageFeature(decode=False)
+    image_feature = ImageFeature(decode=False)
     features = Features(
         {
-            "image": picture,
-            "contours": List(picture),
+            "image": image_feature,
+            "contours": List(image_feature),
             "label": ClassLabel(names=LABEL_NAMES),
             "article": Value("string"),
         }
@@ -129,9 +129,9 @@ def _row(sample: GarmentSample) -> dict[str, Any]:
     return {"image": image, "contours": [contour], "label": sample.label, "article": sample.article}
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(drawing: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=1)
+    drawing.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -173,7 +173,7 @@ def _unit_vectors(angles: np.ndarray) -> np.ndarray:
 
 
 def _place(points: np.ndarray, cloth_area: float, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Cover 22 to 40 % of the picture where its sides allow it, with a border of a pixel or more.
+    """Cover 22 to 40 % of the image where its sides allow it, with a border of a pixel or more.
 
     The area, not the length, is drawn: narrow garments would cover less, and colours would tell of it.
     """
@@ -198,16 +198,16 @@ def _render(garment: Garment, label: int, size: tuple[int, int], rng: np.random.
     silhouette = brush.fill([panel.outline for panel in garment.panels])
     mask = np.asarray(silhouette) >= 128
     cloth, background_colour = garment_cloth.draw_cloth(rng)
-    picture = garment_cloth.draw_background(background_colour, size, rng)
-    picture *= _shadow(silhouette, cloth)[..., None]
+    canvas = garment_cloth.draw_background(background_colour, size, rng)
+    canvas *= _shadow(silhouette, cloth)[..., None]
     noise = rng.random(size, dtype=np.float32) * 2 - 1
     for panel in garment.panels:
-        _lay(picture, panel, cloth, noise, brush)
+        _lay(canvas, panel, cloth, noise, brush)
     inside = np.asarray(silhouette, dtype=np.float32) / 255
     light = 1 + inside * (garment_cloth.shade(cloth, silhouette, rng) - 1)
     stitches = np.asarray(brush.lines(garment.seams + garment.borders, garment.buttons), dtype=np.float32) / 255
-    picture *= (light * (1 - cloth.seam * stitches * inside))[..., None]
-    pixels = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    canvas *= (light * (1 - cloth.seam * stitches * inside))[..., None]
+    pixels = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
     return GarmentSample(
         image=Image.fromarray(pixels),
         contour=_contour(garment, mask),
@@ -218,8 +218,8 @@ def _render(garment: Garment, label: int, size: tuple[int, int], rng: np.random.
     )
 
 
-def _lay(picture: np.ndarray, panel: Panel, cloth: Cloth, noise: np.ndarray, brush: "_Brush") -> None:
-    """Lay one panel on the picture, `(height, width, 3)`, in place."""
+def _lay(canvas: np.ndarray, panel: Panel, cloth: Cloth, noise: np.ndarray, brush: "_Brush") -> None:
+    """Lay one panel on the image, `(height, width, 3)`, in place."""
     height, width = noise.shape
     left, top = np.floor(panel.outline.min(axis=0)).astype(int) - 1
     right, bottom = np.ceil(panel.outline.max(axis=0)).astype(int) + 2
@@ -228,7 +228,7 @@ def _lay(picture: np.ndarray, panel: Panel, cloth: Cloth, noise: np.ndarray, bru
     x, y = garment_cloth.pixel_grid(height, width)
     woven = garment_cloth.weave(cloth, (x[window], y[window]), panel.angle, noise[window])
     woven *= {"cloth": 1.0, "trim": cloth.trim, "lining": cloth.lining}[panel.role]
-    picture[window] += share * (woven - picture[window])
+    canvas[window] += share * (woven - canvas[window])
 
 
 def _shadow(silhouette: Image.Image, cloth: Cloth) -> np.ndarray:
@@ -240,7 +240,7 @@ def _shadow(silhouette: Image.Image, cloth: Cloth) -> np.ndarray:
 
 
 class _Brush:
-    """Draws curves finer than the picture, then averages: soft edges."""
+    """Draws curves finer than the image, then averages: soft edges."""
 
     def __init__(self, size: tuple[int, int]):
         self.height, self.width = size

@@ -1,6 +1,6 @@
 """Counts of the boundary benchmark turned into ODS, OIS, AP and R50, step by step as `edgesEvalDir.m` does it.
 
-Counts are integers and add up over pictures; only here is anything divided. T thresholds, I pictures.
+Counts are integers and add up over images; only here is anything divided. T thresholds, I images.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ INTERPOLATION_STEPS = 100  # points between two thresholds at which F is tried
 
 @dataclass(frozen=True)
 class EdgeCounts:
-    """What one picture contributes; `counts + counts` adds two up.
+    """What one image contributes; `counts + counts` adds two up.
 
     Attributes:
         thresholds: `(T,)`, ascending, in (0, 1).
@@ -36,7 +36,7 @@ class EdgeCounts:
 
     def __add__(self, other: "EdgeCounts") -> "EdgeCounts":
         if not np.array_equal(self.thresholds, other.thresholds):
-            raise ValueError("counts of different thresholds cannot be added; count all pictures with the same ones.")
+            raise ValueError("counts of different thresholds cannot be added; count all images with the same ones.")
         return EdgeCounts.from_array(self.thresholds, self.to_array() + other.to_array())
 
     def to_array(self) -> IntArray:
@@ -57,7 +57,7 @@ class EdgeCounts:
 
 @dataclass(frozen=True)
 class EdgePoint:
-    """One point of a curve. `threshold` is None where each picture has its own."""
+    """One point of a curve. `threshold` is None where each image has its own."""
 
     threshold: float | None
     recall: float
@@ -70,9 +70,9 @@ class EdgeScores:
     """Scores of a data set.
 
     Attributes:
-        ods: best F of one threshold for all pictures (optimal data set scale).
+        ods: best F of one threshold for all images (optimal data set scale).
         ods_point: where it was reached.
-        ois: F of the sums over pictures, each at its own best threshold (optimal image scale).
+        ois: F of the sums over images, each at its own best threshold (optimal image scale).
         ois_point: its recall and precision.
         ap: average precision, the area under the curve over recall.
         r50: recall at half precision; None where the precision never comes up to that.
@@ -80,7 +80,7 @@ class EdgeScores:
         recall: of each threshold.
         precision: of each threshold.
         f1: of each threshold.
-        image_f1: best F of each picture.
+        image_f1: best F of each image.
         image_thresholds: where it was reached.
     """
 
@@ -103,26 +103,26 @@ class EdgeScores:
 
 
 def edge_scores(counts: Sequence[EdgeCounts]) -> EdgeScores:
-    """Scores from the counts of all pictures.
+    """Scores from the counts of all images.
 
-    Recall and precision are ratios of sums over the pictures; 0 / 0 counts as 0, as in the original, so that an empty
-    map, or pictures on which nobody drew anything, have F 0.
+    Recall and precision are ratios of sums over the images; 0 / 0 counts as 0, as in the original, so that an empty
+    map, or images on which nobody drew anything, have F 0.
 
     - ODS: the best F on straight lines between neighbouring points (recall, precision), 100 places a line.
-    - OIS: each picture's counts at its best threshold (the lowest of equally good ones), summed.
+    - OIS: each image's counts at its best threshold (the lowest of equally good ones), summed.
     - AP: precision over recall, interpolated linearly at 0, .01, ..., 1, where the curve has a value, summed and
       divided by 100; 0 if the curve is a single point. Of thresholds with equal recall the lowest counts.
     - R50: recall over precision, interpolated at one half, or at the lowest precision if that is higher; of
       thresholds with equal precision the one of highest recall counts.
 
     Args:
-        counts: one per picture, all of the same thresholds.
+        counts: one per image, all of the same thresholds.
 
     Raises:
         ValueError: If there are no counts, or their thresholds differ.
     """
     if not counts:
-        raise ValueError("there are no counts; expected those of at least one picture.")
+        raise ValueError("there are no counts; expected those of at least one image.")
     total = counts[0]
     for further in counts[1:]:
         total = total + further
@@ -172,7 +172,7 @@ def best_point(thresholds: FloatArray, recall: FloatArray, precision: FloatArray
 
 
 def _best_counts(counts: Sequence[EdgeCounts]) -> IntArray:
-    """`(4,)`: the counts of each picture at its best threshold, summed."""
+    """`(4,)`: the counts of each image at its best threshold, summed."""
     arrays = [found.to_array() for found in counts]
     return np.sum([array[:, recall_precision_f1(array)[2].argmax()] for array in arrays], axis=0)
 

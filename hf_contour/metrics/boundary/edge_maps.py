@@ -1,6 +1,6 @@
 """Ready-made edge maps, of whatever program, scored by the boundary benchmark: no model is needed.
 
-maps = maps_in_folder("path/to/maps")           # NAME.png or NAME.npy, NAME the picture's
+maps = maps_in_folder("path/to/maps")           # NAME.png or NAME.npy, NAME the image's
 maps = maps_in_parquet("gpb_ucm_test.parquet")
 scores = edge_scores(count_edge_maps(maps, load_source("../shared/data/bsds500", split="test"), nms=False))
 """
@@ -16,7 +16,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from hf_contour.data.annotations import read_annotations
-from hf_contour.metrics.boundary.processes import count_pictures
+from hf_contour.metrics.boundary.processes import count_images
 from hf_contour.metrics.boundary.scores import EdgeCounts
 
 MAP_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
@@ -35,29 +35,29 @@ def count_edge_maps(
     """Count the matches of maps with the contours of a data set.
 
     Args:
-        maps: name of a picture -> its map, as `read_edge_map` takes it.
+        maps: name of an image -> its map, as `read_edge_map` takes it.
         source: rows with `contours`, as `load_source` gives them.
-        id_column: column of the names; where the source has none, the names of the picture files without suffix.
-        num_processes: as in `count_pictures`.
-        progress: as in `count_pictures`.
+        id_column: column of the names; where the source has none, the names of the image files without suffix.
+        num_processes: as in `count_images`.
+        progress: as in `count_images`.
         settings: `thresholds`, `max_dist`, `nms`, `thinning` of `count_matches`.
 
     Returns:
         One per row, in their order; `edge_scores` makes scores of them.
 
     Raises:
-        ValueError: If a row has no map, no name or no contours, or a map has another size than its picture.
+        ValueError: If a row has no map, no name or no contours, or a map has another size than its image.
         ImportError: If Numba is not installed.
     """
     names = _row_names(source, id_column)
     missing = [name for name in names if name not in maps]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(names)} pictures have no map, such as {missing[:3]}; the maps are called "
+            f"{len(missing)} of {len(names)} images have no map, such as {missing[:3]}; the maps are called "
             f"{sorted(maps)[:3]} and so on."
         )
     pairs = _pairs(names, maps, source)
-    return count_pictures(pairs, num_processes=num_processes, total=len(names), progress=progress, **settings)
+    return count_images(pairs, num_processes=num_processes, total=len(names), progress=progress, **settings)
 
 
 def _pairs(
@@ -74,7 +74,7 @@ def _row_names(source: datasets.Dataset, id_column: str) -> list[str]:
     paths = [image["path"] for image in source["image"]]
     if None in paths:
         raise ValueError(
-            f"the source has the columns {source.column_names}, no {id_column!r}, and pictures without file names; "
+            f"the source has the columns {source.column_names}, no {id_column!r}, and images without file names; "
             "give id_column."
         )
     return [Path(path).stem for path in paths]
@@ -100,7 +100,7 @@ def maps_in_folder(folder: str | Path) -> dict[str, Path]:
 def maps_in_parquet(
     path: str | Path, *, id_column: str = "image_id", map_column: str = "boundary_map_npy"
 ) -> dict[str, bytes]:
-    """The maps of a Parquet file, one a row, each an encoded picture or `.npy` file as bytes.
+    """The maps of a Parquet file, one a row, each an encoded image or `.npy` file as bytes.
 
     Raises:
         ValueError: If a column is not there, or two rows have one name.
@@ -112,7 +112,7 @@ def maps_in_parquet(
     table = pyarrow.parquet.read_table(path, columns=[id_column, map_column]).to_pydict()
     maps = {str(name): content for name, content in zip(table[id_column], table[map_column], strict=True)}
     if len(maps) != len(table[id_column]):
-        raise ValueError(f"{path} has {len(table[id_column])} rows, but {len(maps)} different names of pictures.")
+        raise ValueError(f"{path} has {len(table[id_column])} rows, but {len(maps)} different names of images.")
     return maps
 
 
@@ -120,7 +120,7 @@ def read_edge_map(content: Path | bytes | np.ndarray, *, name: str) -> np.ndarra
     """Read one map; strong edges are bright.
 
     Args:
-        content: path or bytes of a grey picture (1, 8 or 16 bits) or of a `.npy` file, or an array.
+        content: path or bytes of a grey image (1, 8 or 16 bits) or of a `.npy` file, or an array.
         name: for messages.
 
     Returns:
@@ -135,11 +135,11 @@ def read_edge_map(content: Path | bytes | np.ndarray, *, name: str) -> np.ndarra
     try:
         if encoded.startswith(NPY_MAGIC):
             return np.load(io.BytesIO(encoded), allow_pickle=False)
-        with Image.open(io.BytesIO(encoded)) as picture:
-            mode, pixels = picture.mode, np.asarray(picture)
+        with Image.open(io.BytesIO(encoded)) as opened:
+            mode, pixels = opened.mode, np.asarray(opened)
     except (OSError, ValueError) as error:
         raise ValueError(f"the map of {name} cannot be read: {error}") from error
     largest = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535}.get(mode)
     if largest is None:
-        raise ValueError(f"the map of {name} is a picture of mode {mode}; expected grey with 1, 8 or 16 bits.")
+        raise ValueError(f"the map of {name} is an image of mode {mode}; expected grey with 1, 8 or 16 bits.")
     return pixels / largest

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Curve(NamedTuple):
-    """One curve of the picture; recall and precision of ascending thresholds, and the best point between them."""
+    """One curve of the image; recall and precision of ascending thresholds, and the best point between them."""
 
     name: str
     recall: Sequence[float]
@@ -21,7 +21,7 @@ class Curve(NamedTuple):
 # How well the annotators of BSDS500 agree, each against the others: F .803. `plot_eval.m` of the benchmark and
 # `edgesEvalPlot.m` of Dollar's toolbox draw the point here.
 HUMAN_RECALL, HUMAN_PRECISION = 0.7235, 0.9014
-# Where next to nothing is found precision is noise; the toolbox leaves these points out of its picture too.
+# Where next to nothing is found precision is noise; the toolbox leaves these points out of its image too.
 MIN_RECALL = 1e-3
 
 
@@ -40,11 +40,11 @@ def benchmark_curve(name: str, scores: Mapping[str, Any]) -> Curve:
 
 
 def draw_boundary_curves(curves: Sequence[Curve], path: Path, *, human: bool = True) -> None:
-    """Draw curves into one picture, the best first in the legend; a dot marks the point of ODS.
+    """Draw curves into one image, the best first in the legend; a dot marks the point of ODS.
 
     Args:
         curves: what to draw, at least one.
-        path: the picture to write; its suffix says the kind, such as .png or .svg.
+        path: the image to write; its suffix says the kind, such as .png or .svg.
         human: draw the human point. It belongs to BSDS500 and its annotators; leave it out for other data.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The boundary benchmark of many pictures, on several processes."""
+"""The boundary benchmark of many images, on several processes."""
 
 import multiprocessing
 from collections import deque
@@ -14,48 +14,48 @@ from tqdm import tqdm
 from hf_contour.metrics.boundary.compiled import require_numba
 from hf_contour.metrics.boundary.scores import EdgeCounts, count_matches
 
-WAITING_PER_PROCESS = 2  # pictures that are handed over before their turn
+WAITING_PER_PROCESS = 2  # images that are handed over before their turn
 
 
-def count_pictures(
-    pictures: Iterable[tuple[ArrayLike, ArrayLike]],
+def count_images(
+    images: Iterable[tuple[ArrayLike, ArrayLike]],
     *,
     num_processes: int = 1,
     total: int | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> list[EdgeCounts]:
-    """Counts of many pictures, with a progress bar.
+    """Counts of many images, with a progress bar.
 
     Args:
-        pictures: pairs of `edge_probs` and `annotations`, as `count_matches` takes them; read as they are needed.
+        images: pairs of `edge_probs` and `annotations`, as `count_matches` takes them; read as they are needed.
         num_processes: 1 counts in this process. More are started by "spawn": a script must then guard its main part
             with `if __name__ == "__main__":`.
-        total: number of pictures for the bar, where `pictures` has no length.
+        total: number of images for the bar, where `images` has no length.
         progress: whether to show the bar.
         settings: `thresholds`, `max_dist`, `nms`, `thinning` of `count_matches`.
 
     Returns:
-        One per picture, in their order, whatever the number of processes.
+        One per image, in their order, whatever the number of processes.
 
     Raises:
-        ValueError: If a picture does not fit; names its number, from 0.
+        ValueError: If an image does not fit; names its number, from 0.
         ImportError: If Numba is not installed.
     """
-    length = total if total is not None else len(pictures) if isinstance(pictures, Sequence) else None
-    bar = tqdm(total=length, desc="boundary benchmark", unit="picture", disable=not progress)
-    with bar, PictureCounter(num_processes=num_processes, heed=bar.update, **settings) as counter:
-        for edge_probs, annotations in pictures:
+    length = total if total is not None else len(images) if isinstance(images, Sequence) else None
+    bar = tqdm(total=length, desc="boundary benchmark", unit="image", disable=not progress)
+    with bar, ImageCounter(num_processes=num_processes, heed=bar.update, **settings) as counter:
+        for edge_probs, annotations in images:
             counter.add(edge_probs, annotations)
         return counter.counts()
 
 
-class PictureCounter:
-    """Counts pictures beside other work, such as a model that makes the maps; a context manager.
+class ImageCounter:
+    """Counts images beside other work, such as a model that makes the maps; a context manager.
 
     Args:
-        num_processes: as in `count_pictures`.
-        heed: called after each picture.
+        num_processes: as in `count_images`.
+        heed: called after each image.
         settings: of `count_matches`.
 
     Raises:
@@ -88,17 +88,17 @@ class PictureCounter:
             self._pool.shutdown(cancel_futures=error is not None)
 
     def add(self, edge_probs: ArrayLike, annotations: ArrayLike) -> None:
-        """Count a picture now, or hand it to a process; waits while enough pictures are on their way."""
+        """Count an image now, or hand it to a process; waits while enough images are on their way."""
         number, self._num_added = self._num_added, self._num_added + 1
         if self._pool is None:
-            self._keep(_count_picture(number, edge_probs, annotations, self._settings))
+            self._keep(_count_image(number, edge_probs, annotations, self._settings))
             return
-        self._waiting.append(self._pool.submit(_count_picture, number, edge_probs, annotations, self._settings))
+        self._waiting.append(self._pool.submit(_count_image, number, edge_probs, annotations, self._settings))
         if len(self._waiting) >= (WAITING_PER_PROCESS + 1) * self._num_processes:
             self._keep(self._waiting.popleft().result())
 
     def counts(self) -> list[EdgeCounts]:
-        """All counts so far, in the order in which the pictures were added; waits for them."""
+        """All counts so far, in the order in which the images were added; waits for them."""
         while self._waiting:
             self._keep(self._waiting.popleft().result())
         return list(self._counts)
@@ -108,11 +108,11 @@ class PictureCounter:
         self._heed()
 
 
-def _count_picture(number: int, edge_probs: ArrayLike, annotations: ArrayLike, settings: dict[str, Any]) -> EdgeCounts:
+def _count_image(number: int, edge_probs: ArrayLike, annotations: ArrayLike, settings: dict[str, Any]) -> EdgeCounts:
     try:
         return count_matches(edge_probs, annotations, **settings)
     except ValueError as error:
-        raise ValueError(f"picture {number}: {error}") from error
+        raise ValueError(f"image {number}: {error}") from error
 
 
 def _compile_once(**settings: Any) -> None:

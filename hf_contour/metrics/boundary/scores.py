@@ -1,10 +1,10 @@
 """The BSDS boundary benchmark: ODS, OIS, AP and R50, exactly, without a model.
 
-Check, format, count, compute: `count_matches` gives the counts of one picture, `count_pictures` those of many on
+Check, format, count, compute: `count_matches` gives the counts of one image, `count_images` those of many on
 several processes, `edge_scores` the scores from all counts. Contours are matched one to one with each annotator's,
 within a distance, at each threshold; see `boundary_matching` for what is optimal about it.
 
-    counts = [count_matches(edge_probs, annotations) for edge_probs, annotations in pictures]
+    counts = [count_matches(edge_probs, annotations) for edge_probs, annotations in images]
     scores = edge_scores(counts)
 
 Source: Martin, Fowlkes and Malik, Learning to detect natural image boundaries (2004); Arbelaez, Maire, Fowlkes and
@@ -50,7 +50,7 @@ def count_matches(
     nms: bool = True,
     thinning: bool = True,
 ) -> EdgeCounts:
-    """Count the matched pixels of one picture at every threshold.
+    """Count the matched pixels of one image at every threshold.
 
     Annotations are taken as they are drawn, not thinned, as in the original.
 

@@ -15,22 +15,22 @@ DESCRIPTION = (
 )
 INPUTS = """
 Args:
-    predictions: one map (height, width) per picture, probabilities in 0..1; sizes may differ.
-    references: one array (annotators, height, width) per picture, drawn pixels not 0.
+    predictions: one map (height, width) per image, probabilities in 0..1; sizes may differ.
+    references: one array (annotators, height, width) per image, drawn pixels not 0.
 
 evaluate.load takes, besides the folder, the configuration "thin" for maps that are thin already (no non-maximum
 suppression), and max_dist, the largest distance of a match as a fraction of the diagonal.
 
 Returns:
     A dictionary of plain JSON values: ods, ois, ap, r50 (null where it does not exist), the points of ODS and OIS,
-    the curve, each picture's best F, and the protocol.
+    the curve, each image's best F, and the protocol.
 """
 
 
 class BoundaryScoresMetric(evaluate.Metric):
     """Maps and annotations in, one dictionary of scores out.
 
-    Pictures are counted when they are added, and only their counts are stored; so memory does not grow with pictures.
+    Images are counted when they are added, and only their counts are stored; so memory does not grow with images.
     """
 
     def __init__(self, *args: Any, max_dist: float = MAX_DIST, **kwargs: Any) -> None:
@@ -49,11 +49,11 @@ class BoundaryScoresMetric(evaluate.Metric):
         )
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Count one picture."""
+        """Count one image."""
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Count pictures."""
+        """Count images."""
         if len(predictions) != len(references):
             raise ValueError(f"there are {len(predictions)} predictions and {len(references)} references.")
         settings = {"max_dist": self.max_dist, "nms": self.config_name != "thin"}

@@ -15,10 +15,10 @@ DESCRIPTION = (
 )
 INPUTS = """
 Args:
-    predictions: probabilities, one list of K numbers per picture.
-    references: the class index of each picture; with the configuration "multilabel", K ones and zeros.
+    predictions: probabilities, one list of K numbers per image.
+    references: the class index of each image; with the configuration "multilabel", K ones and zeros.
     class_names: K names in the order of the probabilities.
-    groups: one key per picture; pictures of one group are resampled together.
+    groups: one key per image; images of one group are resampled together.
     num_bins, num_resamples, interval_confidence, seed, threshold: see ScoreSettings.
 
 Returns:
@@ -32,7 +32,7 @@ class ClassificationScoresMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in ("default", "multilabel"):
             raise ValueError(
-                f"configuration is {self.config_name!r}; expected none for one label per picture, or 'multilabel'."
+                f"configuration is {self.config_name!r}; expected none for one label per image, or 'multilabel'."
             )
         one_label = datasets.Value("int64")
         several = self.config_name == "multilabel"

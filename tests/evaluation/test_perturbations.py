@@ -11,7 +11,7 @@ from tiny_training import drawn_row
 
 from hf_contour.data.samples import ContourSamples
 from hf_contour.evaluation.perturbations import (
-    COLOUR_DISTURBANCES,
+    COLOUR_PERTURBATIONS,
     PERMUTATIONS,
     ColourDisturbedSamples,
     ContoursOfAnother,
@@ -63,19 +63,19 @@ def test_grey_has_three_equal_channels(pixels):
     assert disturbed.shape == pixels.shape
 
 
-def test_an_unknown_disturbance_is_refused(pixels):
+def test_an_unknown_perturbation_is_refused(pixels):
     with pytest.raises(ValueError, match=r"'sepia'.*grey"):
         disturb_colours(pixels, "sepia", seed=0, index=0)
 
 
-def test_samples_keep_label_and_row_and_grey_pictures_their_pixels(samples):
-    for name in COLOUR_DISTURBANCES:
+def test_samples_keep_label_and_row_and_grey_images_their_pixels(samples):
+    for name in COLOUR_PERTURBATIONS:
         disturbed = ColourDisturbedSamples(samples, name)
         assert len(disturbed) == 5
         for index in range(5):
             before, after = samples[index], disturbed[index]
             assert (after["labels"], after["index"]) == (before["labels"], index)
-            assert torch.allclose(after["pixel_values"], before["pixel_values"], atol=0.02)  # the pictures are grey
+            assert torch.allclose(after["pixel_values"], before["pixel_values"], atol=0.02)  # the images are grey
 
 
 def test_partners_are_others_and_each_serves_once():
@@ -91,7 +91,7 @@ def test_partners_are_others_and_each_serves_once():
 @pytest.mark.parametrize(
     "fields", [{}, {"contour_features": "levels", "contour_levels": [0, 1]}, {"temperature": 2.0}]
 )
-def test_another_picture_lends_its_contours(samples, fields):
+def test_another_image_lends_its_contours(samples, fields):
     model = tiny_classifier(num_labels=2, **fields)
     paired = SamplesWithAnother(samples, seed=4)
     both = torch.stack([paired[index]["pixel_values"] for index in range(5)])

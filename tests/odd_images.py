@@ -16,7 +16,7 @@ DEEP = np.linspace(0, 65535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, W
 
 
 @dataclass
-class OddPicture:
+class OddImage:
     content: bytes
     expected: np.ndarray  # (H, W, 3), real numbers in 0..255
     tolerance: float = 0.5  # rounding to nearest, in steps of 1/255
@@ -109,27 +109,27 @@ def lab_to_rgb(lab: np.ndarray) -> np.ndarray:
     return np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear) * 255
 
 
-def plain_pictures() -> dict[str, OddPicture]:
+def plain_images() -> dict[str, OddImage]:
     rgb, level = colours(), colours(1)[..., 0]
     image, mask = Image.fromarray(rgb), level > 127
     formats = {"png": {}, "bmp": {}, "ppm": {}, "tiff": {}, "webp": {"lossless": True}}
-    pictures = {f"rgb_{name}": OddPicture(encode(image, name, **options), rgb) for name, options in formats.items()}
+    images = {f"rgb_{name}": OddImage(encode(image, name, **options), rgb) for name, options in formats.items()}
     flat = Image.new("RGB", (WIDTH, HEIGHT), (200, 30, 90))
-    pictures["rgb_jpeg"] = OddPicture(encode(flat, "jpeg", quality=95), np.asarray(flat), 3)
-    pictures["grey_jpeg"] = OddPicture(
+    images["rgb_jpeg"] = OddImage(encode(flat, "jpeg", quality=95), np.asarray(flat), 3)
+    images["grey_jpeg"] = OddImage(
         encode(flat.convert("L"), "jpeg", quality=95), grey(np.asarray(flat.convert("L"))), 3
     )
-    pictures["rgb_avif"] = OddPicture(encode(flat, "avif", quality=100), np.asarray(flat), 3)
-    pictures["rgb_jpeg2000"] = OddPicture(encode(image, "jpeg2000"), rgb)
-    pictures["grey_png"] = OddPicture(encode(Image.fromarray(level), "png"), grey(level))
-    pictures["one_bit_png"] = OddPicture(encode(Image.fromarray(mask), "png"), grey(mask * 255))
-    pictures["two_bit_png"] = OddPicture(write_png(packed(level >> 6, 2), 2, 0), grey((level >> 6) * 85))
-    pictures["four_bit_png"] = OddPicture(write_png(packed(level >> 4, 4), 4, 0), grey((level >> 4) * 17))
-    pictures["palette_png"] = OddPicture(encode(image.quantize(200), "png"), rgb)
-    return pictures
+    images["rgb_avif"] = OddImage(encode(flat, "avif", quality=100), np.asarray(flat), 3)
+    images["rgb_jpeg2000"] = OddImage(encode(image, "jpeg2000"), rgb)
+    images["grey_png"] = OddImage(encode(Image.fromarray(level), "png"), grey(level))
+    images["one_bit_png"] = OddImage(encode(Image.fromarray(mask), "png"), grey(mask * 255))
+    images["two_bit_png"] = OddImage(write_png(packed(level >> 6, 2), 2, 0), grey((level >> 6) * 85))
+    images["four_bit_png"] = OddImage(write_png(packed(level >> 4, 4), 4, 0), grey((level >> 4) * 17))
+    images["palette_png"] = OddImage(encode(image.quantize(200), "png"), rgb)
+    return images
 
 
-def deep_pictures() -> dict[str, OddPicture]:
+def deep_images() -> dict[str, OddImage]:
     """More than 8 bits."""
     third = np.stack([DEEP, DEEP[::-1], DEEP[:, ::-1]], axis=-1)
     alpha = DEEP[::-1, ::-1]
@@ -137,19 +137,17 @@ def deep_pictures() -> dict[str, OddPicture]:
     little, big = Image.fromarray(DEEP), Image.frombytes("I;16B", (WIDTH, HEIGHT), DEEP.astype(">u2").tobytes())
     integers = DEEP.astype(np.int32)
     fractions = np.linspace(0, 1, DEEP.size, dtype=np.float32).reshape(DEEP.shape)
-    pictures = {
-        "deep_grey_png": OddPicture(encode(little, "png"), grey(scaled)),
-        "deep_grey_tiff": OddPicture(encode(little, "tiff"), grey(scaled)),
-        "deep_grey_big_endian_tiff": OddPicture(encode(big, "tiff"), grey(scaled)),
-        "deep_grey_pgm": OddPicture(
-            b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + DEEP.astype(">u2").tobytes(), grey(scaled)
-        ),
-        "twelve_bit_tiff": OddPicture(write_twelve_bit_tiff(DEEP >> 4), grey((DEEP >> 4) / 4095 * 255), 0.6),
-        "deep_colour_png": OddPicture(write_png(sixteen_bits(third), 16, 2), third / 257, 1),
-        "deep_alpha_grey_png": OddPicture(
+    images = {
+        "deep_grey_png": OddImage(encode(little, "png"), grey(scaled)),
+        "deep_grey_tiff": OddImage(encode(little, "tiff"), grey(scaled)),
+        "deep_grey_big_endian_tiff": OddImage(encode(big, "tiff"), grey(scaled)),
+        "deep_grey_pgm": OddImage(b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + DEEP.astype(">u2").tobytes(), grey(scaled)),
+        "twelve_bit_tiff": OddImage(write_twelve_bit_tiff(DEEP >> 4), grey((DEEP >> 4) / 4095 * 255), 0.6),
+        "deep_colour_png": OddImage(write_png(sixteen_bits(third), 16, 2), third / 257, 1),
+        "deep_alpha_grey_png": OddImage(
             write_png(sixteen_bits(np.stack([DEEP, alpha], -1)), 16, 4), over(grey(scaled), alpha / 257), 2
         ),
-        "deep_alpha_colour_png": OddPicture(
+        "deep_alpha_colour_png": OddImage(
             write_png(sixteen_bits(np.concatenate([third, alpha[..., None]], -1)), 16, 6),
             over(third / 257, alpha / 257),
             2,
@@ -164,20 +162,18 @@ def deep_pictures() -> dict[str, OddPicture]:
         # Whole numbers stretch from their own least to their own greatest.
         if name == "stretched":
             levels = (values - values.min()) / (int(values.max()) - int(values.min())) * 255
-        pictures[f"int32_{name}_tiff"] = OddPicture(
-            encode(Image.fromarray(values.astype(np.int32)), "tiff"), grey(levels)
-        )
+        images[f"int32_{name}_tiff"] = OddImage(encode(Image.fromarray(values.astype(np.int32)), "tiff"), grey(levels))
     floats = {
         "within_1": (fractions, fractions * 255),
         "within_255": (fractions * 200, fractions * 200),
         "stretched": (fractions * 8 - 3, fractions * 255),
     }
     for name, (values, levels) in floats.items():
-        pictures[f"float_{name}_tiff"] = OddPicture(encode(Image.fromarray(values), "tiff"), grey(levels), 0.51)
-    return pictures
+        images[f"float_{name}_tiff"] = OddImage(encode(Image.fromarray(values), "tiff"), grey(levels), 0.51)
+    return images
 
 
-def alpha_pictures() -> dict[str, OddPicture]:
+def alpha_images() -> dict[str, OddImage]:
     rgba, two = colours(4), colours(2)
     rgb, level = colours(), colours(1)[..., 0]
     see_through = np.linspace(0, 255, 200).astype(np.uint8)
@@ -187,45 +183,45 @@ def alpha_pictures() -> dict[str, OddPicture]:
     wide = np.stack([DEEP, DEEP[::-1], DEEP[:, ::-1]], axis=-1)
     white_where = np.array(BACKGROUND, dtype=float)
     return {
-        "rgba_png": OddPicture(encode(Image.fromarray(rgba), "png"), mixed),
-        "rgba_tiff": OddPicture(encode(Image.fromarray(rgba), "tiff"), mixed),
-        "rgba_webp": OddPicture(encode(Image.fromarray(rgba), "webp", lossless=True, exact=True), mixed),
-        "grey_alpha_png": OddPicture(encode(Image.fromarray(two, mode="LA"), "png"), mixed_grey),
-        "palette_alpha_png": OddPicture(
+        "rgba_png": OddImage(encode(Image.fromarray(rgba), "png"), mixed),
+        "rgba_tiff": OddImage(encode(Image.fromarray(rgba), "tiff"), mixed),
+        "rgba_webp": OddImage(encode(Image.fromarray(rgba), "webp", lossless=True, exact=True), mixed),
+        "grey_alpha_png": OddImage(encode(Image.fromarray(two, mode="LA"), "png"), mixed_grey),
+        "palette_alpha_png": OddImage(
             encode(indexed, "png", transparency=see_through.tobytes()), over(rgb, see_through[indices])
         ),
-        "palette_one_transparent_png": OddPicture(
+        "palette_one_transparent_png": OddImage(
             encode(indexed, "png", transparency=int(indices[2, 3])),
             np.where((indices == indices[2, 3])[..., None], white_where, rgb),
         ),
-        "palette_transparent_gif": OddPicture(
+        "palette_transparent_gif": OddImage(
             encode(indexed, "gif", transparency=int(indices[2, 3])),
             np.where((indices == indices[2, 3])[..., None], white_where, rgb),
         ),
-        "colour_with_transparent_colour_png": OddPicture(
+        "colour_with_transparent_colour_png": OddImage(
             encode(Image.fromarray(rgb), "png", transparency=tuple(int(value) for value in rgb[2, 3])),
             np.where((rgb == rgb[2, 3]).all(-1, keepdims=True), white_where, rgb),
         ),
-        "grey_with_transparent_level_png": OddPicture(
+        "grey_with_transparent_level_png": OddImage(
             encode(Image.fromarray(level), "png", transparency=int(level[2, 3])),
             np.where((level == level[2, 3])[..., None], white_where, grey(level)),
         ),
-        "two_bit_transparent_png": OddPicture(
+        "two_bit_transparent_png": OddImage(
             write_png(packed(level >> 6, 2), 2, 0, tRNS=struct.pack(">H", 1)),
             np.where(((level >> 6) == 1)[..., None], white_where, grey((level >> 6) * 85)),
         ),
-        "four_bit_transparent_png": OddPicture(
+        "four_bit_transparent_png": OddImage(
             write_png(packed(level >> 4, 4), 4, 0, tRNS=struct.pack(">H", 5)),
             np.where(((level >> 4) == 5)[..., None], white_where, grey((level >> 4) * 17)),
         ),
-        "one_bit_transparent_png": OddPicture(
+        "one_bit_transparent_png": OddImage(
             write_png(packed(level >> 7, 1), 1, 0, tRNS=struct.pack(">H", 0)), grey(np.full(level.shape, 255))
         ),
-        "deep_grey_transparent_png": OddPicture(
+        "deep_grey_transparent_png": OddImage(
             write_png(sixteen_bits(DEEP), 16, 0, tRNS=struct.pack(">H", DEEP[2, 3])),
             np.where(np.equal(DEEP, DEEP[2, 3])[..., None], white_where, grey(DEEP / 257)),
         ),
-        "deep_colour_transparent_png": OddPicture(
+        "deep_colour_transparent_png": OddImage(
             write_png(sixteen_bits(wide), 16, 2, tRNS=struct.pack(">HHH", *wide[2, 3])),
             np.where((wide == wide[2, 3]).all(-1, keepdims=True), white_where, wide / 257),
             1,
@@ -233,33 +229,31 @@ def alpha_pictures() -> dict[str, OddPicture]:
     }
 
 
-def colour_space_pictures() -> dict[str, OddPicture]:
+def colour_space_images() -> dict[str, OddImage]:
     inks = colours(4)
     lab = np.random.default_rng(3).integers([60, -15, -15], [90, 15, 15], (HEIGHT, WIDTH, 3))
     stored = np.stack([np.rint(lab[..., 0] * 2.55), lab[..., 1] % 256, lab[..., 2] % 256], axis=-1).astype(np.uint8)
     exact = np.stack([stored[..., 0] / 2.55, lab[..., 1], lab[..., 2]], axis=-1)
     light = (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
     return {
-        "cmyk_tiff": OddPicture(encode(Image.fromarray(inks, mode="CMYK"), "tiff"), light, 1),
-        "lab_tiff": OddPicture(
+        "cmyk_tiff": OddImage(encode(Image.fromarray(inks, mode="CMYK"), "tiff"), light, 1),
+        "lab_tiff": OddImage(
             encode(Image.frombytes("LAB", (WIDTH, HEIGHT), stored.tobytes()), "tiff"), lab_to_rgb(exact), 1.5
         ),
     }
 
 
-def first_frame_pictures() -> dict[str, OddPicture]:
+def first_frame_images() -> dict[str, OddImage]:
     first, second = colours(seed=0), colours(seed=1)
     frames = [Image.fromarray(first), Image.fromarray(second)]
     options: dict[str, dict[str, object]] = {"png": {}, "webp": {"lossless": True}, "tiff": {}}
-    pictures = {
-        f"animated_{name}": OddPicture(
-            encode(frames[0], name, save_all=True, append_images=frames[1:], **chosen), first
-        )
+    images = {
+        f"animated_{name}": OddImage(encode(frames[0], name, save_all=True, append_images=frames[1:], **chosen), first)
         for name, chosen in options.items()
     }
     indexed = [frame.quantize(200) for frame in frames]
-    pictures["animated_gif"] = OddPicture(encode(indexed[0], "gif", save_all=True, append_images=indexed[1:]), first)
-    return pictures
+    images["animated_gif"] = OddImage(encode(indexed[0], "gif", save_all=True, append_images=indexed[1:]), first)
+    return images
 
 
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -274,22 +268,22 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def turned_pictures() -> dict[str, OddPicture]:
+def turned_images() -> dict[str, OddImage]:
     """The eight EXIF orientations; what each means is EXIF 2.3, tag 274."""
     rgb = colours()
-    pictures = {}
+    images = {}
     for orientation, turn in UPRIGHT.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
         for name, options in {"png": {}, "webp": {"lossless": True}, "tiff": {}}.items():
             content = encode(Image.fromarray(rgb), name, exif=exif, **options)
-            pictures[f"exif_{orientation}_{name}"] = OddPicture(content, turn(rgb))
+            images[f"exif_{orientation}_{name}"] = OddImage(content, turn(rgb))
         deep = encode(Image.fromarray(DEEP), "png", exif=exif)
-        pictures[f"exif_{orientation}_deep_png"] = OddPicture(deep, turn(grey(DEEP / 257)))
+        images[f"exif_{orientation}_deep_png"] = OddImage(deep, turn(grey(DEEP / 257)))
         blocks = np.kron(rgb[:2, :3], np.ones((16, 16, 1), dtype=np.uint8))  # flat blocks come through JPEG
         content = encode(Image.fromarray(blocks), "jpeg", exif=exif, quality=100, subsampling=0)
-        pictures[f"exif_{orientation}_jpeg"] = OddPicture(content, turn(blocks), 3)
-    return pictures
+        images[f"exif_{orientation}_jpeg"] = OddImage(content, turn(blocks), 3)
+    return images
 
 
 def hsv_to_rgb(pixels: np.ndarray) -> np.ndarray:
@@ -297,11 +291,11 @@ def hsv_to_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.array(flat).reshape(pixels.shape) * 255
 
 
-ODD_PICTURES = {
-    **plain_pictures(),
-    **deep_pictures(),
-    **alpha_pictures(),
-    **colour_space_pictures(),
-    **first_frame_pictures(),
-    **turned_pictures(),
+ODD_IMAGES = {
+    **plain_images(),
+    **deep_images(),
+    **alpha_images(),
+    **colour_space_images(),
+    **first_frame_images(),
+    **turned_images(),
 }

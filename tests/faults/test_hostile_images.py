@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from odd_pictures import ODD_PICTURES
-from picture_corpus import (
+from image_corpus import (
     MAX_SECONDS,
     MUTATIONS,
     bad_files,
@@ -25,6 +24,7 @@ from picture_corpus import (
     plain_files,
     try_files,
 )
+from odd_images import ODD_IMAGES
 from PIL import Image
 
 from hf_contour.image_opening_contour import DEFAULT_MAX_PIXELS, ImageReadError, open_image
@@ -51,7 +51,7 @@ def _quiet() -> Iterator[None]:
 
 def test_the_corpus_is_as_large_as_promised() -> None:
     assert len(BAD_FILES) >= 40
-    assert len(plain_files()) + len(ODD_PICTURES) >= 40
+    assert len(plain_files()) + len(ODD_IMAGES) >= 40
     assert len({name.split(": ")[1] for name, _ in mutated_files(1100, 0)}) >= 40
     names = [name for name, _ in mutated_files(200, 0)]
     assert names == [name for name, _ in mutated_files(200, 0)]
@@ -89,7 +89,7 @@ def open_elsewhere(count: int, seed: int, max_pixels: int) -> dict[str, Any]:
     code = (
         f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, ({bound}, {bound})); "
         f"sys.argv = ['corpus', '{count}', '{seed}', '{max_pixels}']; sys.path.insert(0, {str(folder)!r}); "
-        f"runpy.run_path({str(folder / 'picture_corpus.py')!r}, run_name='__main__')"
+        f"runpy.run_path({str(folder / 'image_corpus.py')!r}, run_name='__main__')"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -123,7 +123,7 @@ def test_six_thousand_mutated_files(max_pixels: int, record_property: Callable[[
 def test_every_kind_and_every_mutation(record_property: Callable[[str, object], None]) -> None:
     """All bad files and all odd ones as they are, so that the report has their number too."""
     files = {kind: content for kind, (content, _) in BAD_FILES.items()}
-    files |= {kind: picture.content for kind, picture in ODD_PICTURES.items()} | plain_files()
+    files |= {kind: photo.content for kind, photo in ODD_IMAGES.items()} | plain_files()
     result = try_files(iter(files.items()))
     record_property("injected", len(files))
     record_property("tried", sum(result["counts"].values()))
@@ -166,7 +166,7 @@ def test_bombs_are_refused_whatever_pillow_allows(limit: int | None, monkeypatch
 @needs_peaks
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", ["rgba", "grey_alpha", "16 bits", "float", "palette"])
-def test_the_largest_allowed_picture_stays_within_its_bound(kind: str, tmp_path: Path) -> None:
+def test_the_largest_allowed_image_stays_within_its_bound(kind: str, tmp_path: Path) -> None:
     """Memory of opening a quarter of the default bound, in bytes a pixel."""
     side = 4096
     shape = {"rgba": (side, side, 4), "grey_alpha": (side, side, 2)}.get(kind, (side, side))

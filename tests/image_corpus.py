@@ -1,6 +1,6 @@
-"""Bad pictures on purpose: faults of every format, files that claim to be huge, and mutations by the thousand.
+"""Bad images on purpose: faults of every format, files that claim to be huge, and mutations by the thousand.
 
-`python tests/picture_corpus.py COUNT SEED MAX_PIXELS` opens so many mutated files in a process of its own and prints
+`python tests/image_corpus.py COUNT SEED MAX_PIXELS` opens so many mutated files in a process of its own and prints
 what became of them as JSON; the number of the file at hand goes to the standard error, so that a crash names it.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from odd_pictures import ODD_PICTURES, encode
+from odd_images import ODD_IMAGES, encode
 from PIL import Image
 
 from hf_contour.image_opening_contour import ImageReadError, open_image
@@ -112,7 +112,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
     files: dict[str, tuple[bytes, str]] = {
         "empty": (b"", "refused"),
         "one byte": (b"\x89", "refused"),
-        "text": (b"not a picture", "refused"),
+        "text": (b"not an image", "refused"),
         "html": (b"<!DOCTYPE html><html></html>", "refused"),
         "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "refused"),
         "pdf": (b"%PDF-1.7\n", "refused"),
@@ -145,7 +145,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "jpeg start alone": (b"\xff\xd8\xff", "refused"),
         "jpeg without end": (plain["jpeg"][:-2], "either"),
         "jpeg of no height": (with_jpeg_size(plain["jpeg"], 0, 48), "refused"),
-        "jpeg with two pictures": (plain["jpeg"] * 2, "read"),
+        "jpeg with two images": (plain["jpeg"] * 2, "read"),
         "jpeg with a marker that has no length": (b"\xff\xd8\xff\xe0\0\0" + plain["jpeg"][2:], "either"),
         "gif of no size": (b"GIF89a" + bytes(7) + b";", "refused"),
         "gif without a frame": (plain["gif"][:13] + b";", "refused"),
@@ -305,8 +305,8 @@ def mend_checksums(content: bytes) -> bytes:
 
 
 def mutated_files(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of mutated files: every sound file of this module and of `odd_pictures` in turn."""
-    bases = {**plain_files(), **{kind: picture.content for kind, picture in ODD_PICTURES.items()}}
+    """Names and contents of mutated files: every sound file of this module and of `odd_images` in turn."""
+    bases = {**plain_files(), **{kind: photo.content for kind, photo in ODD_IMAGES.items()}}
     names = sorted(bases)
     for number in range(count):
         draw = random.Random(f"{seed}-{number}")
