@@ -582,9 +582,9 @@ SHARED_DATA = Path(os.environ.get("HF_CONTOUR_DATA", Path(__file__).parents[2].p
 @pytest.mark.parametrize(
     ("split", "images", "maps"), [("train", 200, 1087), ("validation", 100, 546), ("test", 200, 1063)]
 )
-def test_bsds500(split, photos, maps):
+def test_bsds500(split, images, maps):
     dataset = load_source(SHARED_DATA / "bsds500", split=split)
-    assert len(dataset) == photos
+    assert len(dataset) == images
     assert sum(len(row) for row in dataset["contours"]) == maps
 
 
