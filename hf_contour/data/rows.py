@@ -27,6 +27,7 @@ class DrawnSample:
         label: class number, list of them, or None.
         operations: what the augmentation did, by name.
         colour: what the colour transform did.
+        label_tolerance: pixels by which the drawn contours may be off.
     """
 
     image: Image.Image
@@ -35,6 +36,7 @@ class DrawnSample:
     label: int | list[int] | None
     operations: dict[str, Any]
     colour: ColourChange
+    label_tolerance: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class DecodedRow:
         masks: `(num_annotators, height, ceil(width / 8))` uint8, or None.
         valid: `(1, height, ceil(width / 8))` uint8, or None.
         label: as in the source.
+        label_tolerance: as in the source, 0 where it has none.
     """
 
     pixels: np.ndarray
     masks: np.ndarray | None
     valid: np.ndarray | None
     label: int | list[int] | None
+    label_tolerance: int = 0
 
 
 class RowDrawer:
@@ -104,7 +108,8 @@ class RowDrawer:
         if self.read_contours and row.get("valid"):  # a column that `offline` writes
             name = f"{name}, column valid"
             valid = read_annotations([row["valid"]], name=name, image_size=size, max_edge_share=1.0)
-        return DecodedRow(pixels, _pack(annotations), _pack(valid), row.get("label"))
+        tolerance = row.get("label_tolerance") or 0  # a column of several sources together
+        return DecodedRow(pixels, _pack(annotations), _pack(valid), row.get("label"), tolerance)
 
     def draw(self, decoded: DecodedRow, index: int, *, epoch: int) -> DrawnSample:
         """Augment and recolour a row, as the epoch's draws say."""
@@ -121,7 +126,7 @@ class RowDrawer:
         plan = self.plan(epoch)
         if self.colour is not None and plan is not None:
             image, change = self.colour(image, index, plan=plan)
-        return DrawnSample(image, annotations, valid, decoded.label, operations, change)
+        return DrawnSample(image, annotations, valid, decoded.label, operations, change, decoded.label_tolerance)
 
 
 def row_name(row: Mapping[str, Any], index: int) -> str:

@@ -4,7 +4,7 @@
 `{"pixel_values": (3, h, w) float32, "labels": ..., "index": int}`, with `labels`
 
 - for the stage "contour": `(h, w)` float32, the share of the annotators that drew a contour, `IGNORE_LABEL` where the
-  pixel lies outside the image;
+  pixel lies outside the image, or no contour is drawn there but one lies within the `label_tolerance` of the row;
 - for the stage "gender": the class as an integer, or, where a row has several, `(num_labels,)` float32 of 0 and 1;
 
 and, with a colour transform, `"colour"`: four integers that `ColourAudit.from_codes` counts. A sample is a function of
@@ -21,6 +21,7 @@ from typing import Any
 
 import datasets
 import torch
+from torch.nn.functional import max_pool2d
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from hf_contour.data.annotations import consensus
@@ -361,6 +362,10 @@ def stack(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
 def _contour_labels(drawn: DrawnSample) -> torch.Tensor:
     assert drawn.annotations is not None  # decode refuses rows without contours
     labels = torch.from_numpy(consensus(drawn.annotations))
+    if drawn.label_tolerance:
+        reach = drawn.label_tolerance
+        near = max_pool2d(labels[None], 2 * reach + 1, stride=1, padding=reach)[0] > 0
+        labels[near & (labels == 0)] = IGNORE_LABEL
     if drawn.valid is not None:
         labels[torch.from_numpy(~drawn.valid)] = IGNORE_LABEL
     return labels

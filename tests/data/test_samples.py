@@ -114,6 +114,20 @@ def test_pixels_from_outside_the_image_are_not_counted():
         assert np.allclose(labels[inside].reshape(height, width), make_drawing(index).mean(axis=0))
 
 
+def test_pixels_near_a_contour_that_may_be_off_are_not_counted():
+    row = make_row(0)
+    features = datasets.Features({**make_features(), "label_tolerance": datasets.Value("int32")})
+    source = datasets.Dataset.from_list([{**row, "label_tolerance": 2}], features=features)
+    labels = make_samples(source, augmentation=None, colour=None)[0]["labels"].numpy()
+    drawn = make_drawing(0).mean(axis=0)
+    padded = np.pad(drawn > 0, 2)
+    height, width = drawn.shape
+    near = np.any([padded[y : y + height, x : x + width] for y in range(5) for x in range(5)], axis=0)
+    assert np.allclose(labels, np.where(near & (drawn == 0), IGNORE_LABEL, drawn))
+    assert (labels == IGNORE_LABEL).any()
+    assert (labels == 0).any()
+
+
 def test_epoch_and_seed_change_a_sample_and_nothing_else_does():
     samples = make_samples()
     first = [samples[index] for index in range(len(SIZES))]
