@@ -5,7 +5,7 @@ Both go into the config of its folder.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,15 @@ import torch
 from accelerate import Accelerator
 
 from hf_contour.data.samples import ContourSamples
+from hf_contour.evaluation.arguments import (
+    CalibrationArguments,
+    EvaluationArguments,
+    portable_arguments,
+    portable_path,
+)
 from hf_contour.evaluation.classes import COVERAGES, ClassEvaluationSettings, class_scores
 from hf_contour.evaluation.predictions import ClassPredictions
-from hf_contour.evaluation.run import EvaluationArguments, load_model, load_split, portable_arguments, portable_path
+from hf_contour.evaluation.run import load_model, load_split
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.io import library_versions, source_commit, state_dict_sha256, write_text
 from hf_contour.metrics.calibration import (
@@ -29,41 +35,6 @@ from hf_contour.metrics.calibration import (
 )
 from hf_contour.metrics.classification import brier_score, expected_calibration_error
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
-
-
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class CalibrationArguments:
-    """Settings of a calibration; `help` describes each."""
-
-    model: str = field(metadata={"help": "folder of a classifier; its config.json gets temperature and threshold"})
-    data: str = field(metadata={"help": "a folder, a file or a Hub id"})
-    data_config: str | None = _setting(None, "configuration of the data set, where it has several")
-    split: str = _setting("validation", "split to fit on: neither trained on nor tested on")
-    image_column: str = _setting("image", "column of the images")
-    label_column: str = _setting("label", "column of the labels")
-    batch_size: int = _setting(32, "images in a batch")
-    max_samples: int = _setting(0, "only the first images; 0: all")
-    num_workers: int = _setting(0, "processes that read images")
-    num_bins: int = _setting(15, "bins of the expected calibration error")
-    wanted_accuracy: list[float] = field(
-        default_factory=lambda: [0.995, 0.99, 0.999],
-        metadata={
-            "help": "find the lowest confidence from which on predictions are right so often; that of the first "
-            "becomes the abstain_threshold of config.json, the others are printed"
-        },
-    )
-    seed: int = _setting(0, "seed of the drawn garments; nothing else is drawn")
-    dry_run: bool = _setting(False, "leave config.json as it is")
-    output: str | None = _setting(None, "JSON file for the figures, such as model_cards/results/NAME-calibration.json")
-    cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
-
-    def __post_init__(self) -> None:
-        if not self.wanted_accuracy or not all(0 < accuracy <= 1 for accuracy in self.wanted_accuracy):
-            raise ValueError(f"wanted_accuracy is {self.wanted_accuracy}; expected numbers from 0 to 1, such as 0.99.")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from hf_contour.data.samples import ContourSamples, collate_gender
+from hf_contour.evaluation.arguments import COLOUR_PERTURBATIONS, CONTOUR_PERTURBATIONS
 from hf_contour.evaluation.perturbations import (
-    COLOUR_PERTURBATIONS,
-    CONTOUR_PERTURBATIONS,
     ColourDisturbedSamples,
     ContoursOfAnother,
     SamplesWithAnother,

@@ -28,12 +28,14 @@ from typing import Any
 import torch
 import yaml
 
+from hf_contour.evaluation.arguments import EvaluationArguments
 from hf_contour.evaluation.cost import multiply_adds
 from hf_contour.evaluation.predictions import ClassPredictions, join_predictions, pair_predictions, read_predictions
-from hf_contour.evaluation.run import EvaluationArguments, evaluate, load_model
+from hf_contour.evaluation.run import evaluate, load_model
 from hf_contour.io import library_versions, source_commit
 from hf_contour.training.arguments import ContourTrainingArguments
 from hf_contour.training.checkpoints import FolderInUseError
+from hf_contour.training.flags import named_file
 from hf_contour.training.run import run_stage
 
 EVALUATION_FILE = "evaluation.json"
@@ -71,6 +73,15 @@ class PlannedRun:
     arguments: ContourTrainingArguments
     evaluation: dict[str, Any] = field(default_factory=dict)
     paired_with: str | None = None
+
+
+def plan_path(name: str) -> Path:
+    """The file of a plan: of that path, or the one of that name that comes with the package.
+
+    Raises:
+        ValueError: If there is neither; names the plans of the package.
+    """
+    return named_file(name, Path(__file__).parent / "plans", kind="plan")
 
 
 def read_plan(path: Path) -> Plan:

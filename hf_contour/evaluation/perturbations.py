@@ -19,22 +19,11 @@ from torchvision.transforms.v2 import functional as transforms
 from transformers.utils import ModelOutput
 
 from hf_contour.data.samples import ContourSamples
+from hf_contour.evaluation.arguments import COLOUR_PERTURBATIONS
 
 # Orders of the channels other than their own.
 PERMUTATIONS = [list(order) for order in permutations(range(3))][1:]
 HUE_TURNS = {"hue_90": 0.25, "hue_180": 0.5, "hue_270": -0.25}  # parts of the whole circle, as torchvision takes them
-# Each with what it does; the words go into results files.
-COLOUR_PERTURBATIONS = {
-    "channels_permuted": "red, green and blue in another order, one of five drawn for each image",
-    "hue_90": "hue turned by 90 degrees",
-    "hue_180": "hue turned by 180 degrees",
-    "hue_270": "hue turned by 270 degrees",
-    "grey": "colour removed",
-}
-CONTOUR_PERTURBATIONS = {
-    "contours_zeroed": "everything that the extractor gives is zero",
-    "contours_of_another": "the extractor sees another image of the split, drawn for each",
-}
 
 
 class ColourDisturbedSamples(Dataset[dict[str, Any]]):

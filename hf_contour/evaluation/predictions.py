@@ -109,7 +109,7 @@ def read_predictions(path: Path) -> ClassPredictions:
             words = json.loads(str(content["words"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} is no file of predictions: {error}. Write it with scripts/evaluate.py --predictions."
+            f"{path} is no file of predictions: {error}. Write it with hf-contour evaluate --predictions."
         ) from error
     members = arrays.pop("slice_members")
     slices = [Slice(name, chosen) for name, chosen in zip(words["slice_names"], members, strict=True)]

@@ -1,6 +1,6 @@
 """Results files: what was measured, on which data, by which protocol, with which versions.
 
-One JSON file per evaluation. `scripts/evaluate.py` writes them; model cards and tables are rendered from them.
+One JSON file per evaluation. `hf-contour evaluate` writes them; model cards and tables are rendered from them.
 """
 
 import json
@@ -75,7 +75,7 @@ def read_results(path: Path) -> Results:
     if found != expected or content["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"{path} is not a results file of format {FORMAT_VERSION}: missing {sorted(expected - found)}, "
-            f"unexpected {sorted(found - expected)}. Write it with scripts/evaluate.py."
+            f"unexpected {sorted(found - expected)}. Write it with hf-contour evaluate."
         )
     if content["task"] not in TASKS:
         raise ValueError(f"{path} has task {content['task']!r}; expected one of {', '.join(TASKS)}.")
@@ -90,6 +90,11 @@ def read_results_folder(folder: Path, *, model: str | None = None) -> list[Resul
     """
     found = [read_results(path) for path in sorted(folder.glob("*.json")) if _is_results_file(path)]
     return [results for results in found if model in (None, results.model["name"])]
+
+
+def is_of_another_model(path: Path, sha256: str) -> bool:
+    """Whether a file is there already, and not of the model whose weights have this checksum."""
+    return path.is_file() and (not _is_results_file(path) or read_results(path).model.get("sha256") != sha256)
 
 
 def _is_results_file(path: Path) -> bool:

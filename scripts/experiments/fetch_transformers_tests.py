@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[1] / ".transformers_tests"
+FOLDER = Path(__file__).resolve().parents[2] / ".transformers_tests"
 PACKAGE = "transformers_common_tests"
 
 

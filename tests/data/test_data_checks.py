@@ -1,12 +1,10 @@
 """The check before training finds what was put in, and nothing in a clean set."""
 
 import csv
-import importlib.util
 import io
 import json
 import os
 import struct
-import sys
 import zlib
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from hf_contour.cli.main import main
 from hf_contour.data.checks import SEVERITIES, check_source, load_and_check
 from hf_contour.data.image_checks import ImageLimits
 from hf_contour.data.sources import ColumnNames
@@ -283,28 +282,19 @@ def test_worker_counts_give_the_same_report():
     assert one.counts["duplicate_in_split"] == 25
 
 
-def test_the_script(tmp_path, monkeypatch, capsys):
-    location = Path(__file__).parents[2] / "scripts" / "check_data.py"
-    specification = importlib.util.spec_from_file_location("check_data", location)
-    script = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, "check_data", script)
-    specification.loader.exec_module(script)
+def test_the_command(tmp_path, capsys):
     path = write_garments(tmp_path)
     output = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", ["check_data.py", "--source", str(path), "--output_dir", str(output)])
-    assert script.main() == 1
+    assert main(["check-data", str(path), "--output_dir", str(output)]) == 1
     assert "image_unreadable" in capsys.readouterr().out
     assert (output / "checks.csv").is_file()
-    monkeypatch.setattr("sys.argv", ["check_data.py", "--source", str(path), "--splits", "nothing"])
-    assert script.main() == 1
-    monkeypatch.setattr("sys.argv", ["check_data.py", "--source", str(tmp_path / "gone.csv")])
-    assert script.main() == 1
+    assert main(["check-data", str(path), "--splits", "nothing"]) == 2
+    assert main(["check-data", str(tmp_path / "gone.csv")]) == 2
     assert "is not there" in capsys.readouterr().err
     clean = tmp_path / "clean"
     clean.mkdir()
     plain(9).save(clean / "1.png")
-    monkeypatch.setattr("sys.argv", ["check_data.py", "--source", str(clean)])
-    assert script.main() == 0
+    assert main(["check-data", str(clean)]) == 0
 
 
 SHARED_DATA = Path(os.environ.get("HF_CONTOUR_DATA", Path(__file__).parents[2].parent / "shared" / "data"))

@@ -2,9 +2,6 @@
 
 import io
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from hf_contour.cli.main import main
 from hf_contour.data.annotations import read_annotations
 from hf_contour.data.augmentation.colour import ColourTransform
 from hf_contour.data.augmentation.recipe import OPERATIONS, Augmentation, AugmentationRecipe
@@ -25,7 +23,6 @@ RECIPE = AugmentationRecipe(**dict.fromkeys(OPERATIONS, 0.6), crop_size=(24, 24)
 COLOUR = ColourTransform(
     exchange_channels=True, shift_channel=True, max_changed=2, max_shifted=0.4, max_difference=200
 )
-SCRIPT = Path(__file__).parents[2] / "scripts" / "augment_data.py"
 
 
 def encode(array, kind="PNG"):
@@ -181,14 +178,7 @@ def test_impossible_requests_are_refused(tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def run_script(monkeypatch, *flags):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return ended.value.code
-
-
-def test_script_reads_a_training_recipe(tmp_path, monkeypatch, capsys):
+def test_the_command_reads_a_training_recipe(tmp_path, capsys):
     make_source().to_parquet(tmp_path / "train.parquet")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({
@@ -196,14 +186,24 @@ def test_script_reads_a_training_recipe(tmp_path, monkeypatch, capsys):
         "augmentation": {"noise": 1.0},
         "gender": {"augmentation": {"flip": 1.0}, "colour": {"exchange_channels": True, "max_changed": 1}},
     }))  # fmt: skip
-    flags = ["--data", tmp_path / "train.parquet", "--recipe", recipe, "--copies", 2, "--seed", 3]
-    assert run_script(monkeypatch, *flags, "--stage", "gender", "--output", tmp_path / "set") == 0
+    flags = [
+        "augment",
+        "--data",
+        str(tmp_path / "train.parquet"),
+        "--recipe",
+        str(recipe),
+        "--copies",
+        "2",
+        "--seed",
+        "3",
+    ]
+    assert main([*flags, "--stage", "gender", "--output", str(tmp_path / "set")]) == 0
     assert "10 copies" in capsys.readouterr().out
     rows = load_source(tmp_path / "set", cache_dir=tmp_path / "cache")
     assert {row["operations"] for row in rows} == {"{}", '{"flip": true}'}
     assert {row["seed"] for row in rows} == {3}
-    assert run_script(monkeypatch, *flags, "--output", tmp_path / "set") == 2
+    assert main([*flags, "--output", str(tmp_path / "set")]) == 2
     assert "exists" in capsys.readouterr().err
-    assert run_script(monkeypatch, *flags, "--output", tmp_path / "noisy") == 0
+    assert main([*flags, "--output", str(tmp_path / "noisy")]) == 0
     rows = load_source(tmp_path / "noisy", cache_dir=tmp_path / "cache")
     assert {name for row in rows for name in json.loads(row["operations"])} == {"noise"}

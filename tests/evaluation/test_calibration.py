@@ -4,9 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +16,9 @@ from tiny_models import tiny_classifier, tiny_extractor
 from tiny_training import LABEL_NAMES, drawn_row
 
 from hf_contour import ContourGenderForImageClassification
+from hf_contour.cli.calibrate import threshold_words
+from hf_contour.cli.main import main
+from hf_contour.evaluation.arguments import EvaluationArguments
 from hf_contour.evaluation.calibration import (
     CalibrationArguments,
     calibrate,
@@ -26,7 +27,7 @@ from hf_contour.evaluation.calibration import (
 )
 from hf_contour.evaluation.predictions import ClassPredictions
 from hf_contour.evaluation.results import read_results_folder
-from hf_contour.evaluation.run import EvaluationArguments, evaluate
+from hf_contour.evaluation.run import evaluate
 from hf_contour.image_processing_contour import ContourImageProcessor, open_image
 from hf_contour.io import OutputError
 from hf_contour.pipeline_contour import ContourImageClassificationPipeline
@@ -125,7 +126,7 @@ def test_an_evaluation_after_it_reports_the_calibrated_error(model_folder, data,
     arguments = EvaluationArguments(
         str(model_folder), str(data), split="validation", output=str(tmp_path / "r.json"), num_resamples=10, cpu=True
     )
-    scores = evaluate(arguments, command="evaluate").scores
+    scores = evaluate(arguments, command="evaluate")[0].scores
     for name, figure in calibration.after.items():
         assert scores[name] == pytest.approx(figure, abs=1e-5)
     assert scores["temperature"] == calibration.temperature
@@ -141,19 +142,10 @@ def test_fitting_again_changes_nothing(model_folder, data):
     assert second.temperature_before == first.temperature
 
 
-def script():
-    path = Path(__file__).parents[2] / "scripts" / "calibrate.py"
-    spec = importlib.util.spec_from_file_location("script_calibrate", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_dry_run_leaves_the_folder_and_writes_the_figures(model_folder, data, tmp_path, monkeypatch, capsys):
+def test_a_dry_run_leaves_the_folder_and_writes_the_figures(model_folder, data, tmp_path, capsys):
     before = {path.name: path.read_bytes() for path in model_folder.iterdir()}
     flags = ["--model", model_folder, "--data", data, "--dry_run", "--cpu", "--output", tmp_path / "figures.json"]
-    monkeypatch.setattr(sys, "argv", ["calibrate.py", *map(str, flags), "--wanted_accuracy", "0.4", "1.0"])
-    script().main()
+    assert main(["calibrate", *map(str, flags), "--wanted_accuracy", "0.4", "1.0"]) == 0
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / "figures.json").read_text())
     figures = content["calibration"]
@@ -164,7 +156,7 @@ def test_a_dry_run_leaves_the_folder_and_writes_the_figures(model_folder, data, 
     assert figures["coverage"][-1]["coverage"] < figures["coverage"][0]["coverage"] == 1
     assert content["data"] == {"source": data.name, "config": None, "split": "validation", "num_samples": NUM_ROWS}
     assert (content["model"]["name"], content["seed"], content["arguments"]["batch_size"]) == ("tiny", 0, 32)
-    assert content["command"].startswith("accelerate launch scripts/calibrate.py --model tiny --data")
+    assert content["command"].startswith("hf-contour calibrate --model tiny --data")
     assert content["versions"]["torch"] == importlib.metadata.version("torch")
     assert "commit" in content
     assert str(tmp_path.parent) not in json.dumps(content)
@@ -225,7 +217,7 @@ def test_an_accuracy_out_of_reach_leaves_the_threshold(model_folder):
     write_calibration(model_folder, replace(unreached, temperature=3.0))
     config = config_of(model_folder)
     assert (config["temperature"], config["abstain_threshold"]) == (3.0, pytest.approx(0.5))
-    words = script().threshold_words(unreached)
+    words = threshold_words(unreached)
     assert words.startswith("abstain_threshold stays 0.5, which was chosen at the old temperature: no confidence")
     assert "reaches accuracy 0.9;" in words
 

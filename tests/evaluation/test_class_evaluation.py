@@ -1,10 +1,7 @@
 """Evaluation of a classifier: slices, perturbations and predictions agree with a second computation."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +12,13 @@ from tiny_models import tiny_classifier
 from tiny_training import LABEL_NAMES, drawn_row
 
 from hf_contour import ContourGenderForImageClassification
+from hf_contour.cli.main import main
+from hf_contour.evaluation.arguments import EvaluationArguments
 from hf_contour.evaluation.classes import IMAGE_COLUMNS
 from hf_contour.evaluation.perturbations import partners
 from hf_contour.evaluation.predictions import pair_predictions, read_predictions, write_predictions
 from hf_contour.evaluation.results import read_results, read_results_folder
-from hf_contour.evaluation.run import EvaluationArguments, evaluate, summary
+from hf_contour.evaluation.run import evaluate, summary
 from hf_contour.evaluation.summary import class_summary
 from hf_contour.hub.card_tables import class_table, results_table
 from hf_contour.image_processing_contour import ContourImageProcessor, open_image
@@ -219,7 +218,7 @@ def test_tables_show_every_part_and_older_results(evaluated):
 
 
 def test_an_evaluation_without_the_extras_has_none_of_them(model_folder, data, tmp_path):
-    results = evaluate(settings(model_folder, data, tmp_path), command="evaluate")
+    results, _ = evaluate(settings(model_folder, data, tmp_path), command="evaluate")
     assert not {"slices", "colour_reliance", "contour_contribution"} & set(results.scores)
     assert len(results.scores["reliability"]) == 15
 
@@ -305,17 +304,12 @@ def test_what_is_no_file_of_predictions_is_refused(tmp_path):
         read_predictions(path)
 
 
-def test_the_script_writes_one_file_that_cards_leave_alone(evaluated, tmp_path, monkeypatch, capsys):
+def test_compare_writes_one_file_that_cards_leave_alone(evaluated, tmp_path, capsys):
     for name, wrong in (("first", [0, 1, 2]), ("second", [0])):
         write_predictions(changed(evaluated[1], wrong), tmp_path / f"{name}.npz")
-    path = Path(__file__).parents[2] / "scripts" / "experiments" / "compare_models.py"
-    spec = importlib.util.spec_from_file_location("script_compare_models", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    flags = ["--first", tmp_path / "first.npz", "--second", tmp_path / "second.npz", "--num_resamples", 50]
     output = tmp_path / "results" / "pair.json"
-    monkeypatch.setattr(sys, "argv", ["compare_models.py", *map(str, flags), "--output", str(output)])
-    module.main()
+    files = [str(tmp_path / f"{name}.npz") for name in ("first", "second")]
+    assert main(["compare", *files, "--num_resamples", "50", "--output", str(output)]) == 0
     content = json.loads(output.read_text())
     assert content["paired"]["all"]["difference"] == pytest.approx(2 / 14)
     assert content["first"]["model"]["name"] == "tiny"

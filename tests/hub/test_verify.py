@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CASCADE, tiny_classifier, tiny_extractor
 
 from hf_contour import ContourExtractorModel, ContourImageProcessor
-from hf_contour.__main__ import main
+from hf_contour.cli.main import main
 from hf_contour.hub.verify import exit_code, verify_folder
 from hf_contour.io import state_dict_sha256
 

@@ -19,8 +19,8 @@ from tiny_models import tiny_extractor
 
 import hf_contour.metrics.boundary_scores as evaluate_folder
 from hf_contour.data.sources import load_source
+from hf_contour.evaluation.arguments import EvaluationArguments
 from hf_contour.evaluation.results import read_results, write_results
-from hf_contour.evaluation.run import EvaluationArguments
 from hf_contour.evaluation.run import evaluate as evaluate_model
 from hf_contour.hub.card_tables import results_table
 from hf_contour.image_processing_contour import ContourImageProcessor
@@ -29,7 +29,8 @@ from hf_contour.metrics.boundary.plot import benchmark_curve, draw_boundary_curv
 from hf_contour.metrics.boundary.scores import count_matches, edge_scores, protocol
 
 FOLDER = str(Path(evaluate_folder.__file__).parent)
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+DRAWING = Path(__file__).parents[2] / "scripts" / "experiments" / "draw_boundary_curves.py"
 
 
 def images(number: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -176,7 +177,7 @@ def test_two_processes_give_the_benchmark_of_one(evaluated: tuple[Path, Path], t
     folder, path = evaluated
     flags = ["--model", folder / "tiny", "--data", folder / "test.parquet", "--output", tmp_path / "two.json", "--cpu"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = [*launcher, SCRIPTS / "evaluate.py", *flags]
+    words = [*launcher, "-m", "hf_contour", "evaluate", *flags]
     environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     subprocess.run([str(word) for word in words], check=True, timeout=500, env=environment)
     one, two = read_results(path), read_results(tmp_path / "two.json")
@@ -190,7 +191,7 @@ def test_an_evaluation_can_leave_the_benchmark_out(evaluated: tuple[Path, Path],
     folder, path = evaluated
     settings = {"model": str(folder / "tiny"), "data": str(folder / "test.parquet"), "cpu": True}
     arguments = EvaluationArguments(**settings, output=str(tmp_path / "bare.json"), boundary_benchmark=False)
-    scores = evaluate_model(arguments, command="evaluate").scores
+    scores = evaluate_model(arguments, command="evaluate")[0].scores
     assert "ods" not in scores
     assert {name: read_results(path).scores[name] for name in scores} == scores
     with pytest.raises(ValueError, match="benchmark_processes is 0"):
@@ -230,11 +231,11 @@ def test_the_script_draws_results_of_one_protocol(
     results, output = read_results(evaluated[1]), tmp_path / "curves.png"
     words = ["draw_boundary_curves.py", "--output", str(output), "--results", str(evaluated[1])]
     monkeypatch.setattr(sys, "argv", words)
-    runpy.run_path(str(SCRIPTS / "experiments" / "draw_boundary_curves.py"), run_name="__main__")
+    runpy.run_path(str(DRAWING), run_name="__main__")
     with PILImage.open(output) as image:
         assert np.asarray(image.convert("L")).std() > 5
     other = {"boundary_benchmark": protocol(max_dist=0.011)}
     write_results(replace(results, protocol=results.protocol | other), tmp_path / "other.json")
     monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "other.json")])
     with pytest.raises(SystemExit, match="differ in data or protocol"):
-        runpy.run_path(str(SCRIPTS / "experiments" / "draw_boundary_curves.py"), run_name="__main__")
+        runpy.run_path(str(DRAWING), run_name="__main__")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hf_contour.metrics.boundary import MAX_DIST
 from hf_contour.metrics.boundary.compiled import require_numba
 from hf_contour.metrics.boundary.curves import EdgeCounts, EdgePoint, EdgeScores, edge_scores
 from hf_contour.metrics.boundary.matching import follow_changes
@@ -38,7 +39,6 @@ __all__ = [
 ]
 
 THRESHOLDS = tuple(number / 100 for number in range(1, 100))
-MAX_DIST = 0.0075  # of the diagonal; 4.3 pixels at 481x321
 
 
 def count_matches(

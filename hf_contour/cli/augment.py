@@ -1,37 +1,29 @@
-"""Write a larger data set: the images as they are, and changed copies of them.
+"""Write a larger data set: the images as they are, and augmented copies of them.
 
-    python scripts/augment_data.py --data FOLDER --recipe hf_contour/training/recipes/contour_tiny.yaml --copies 4 \
-        --split train --output enlarged
+    hf-contour augment --data FOLDER --recipe contour_tiny --copies 4 --output larger
 
-The recipe is one of training; its `augmentation` and `colour` are used (with `--stage`, those of that stage), the rest
-concerns training alone. Copy k is the sample that training draws in epoch k with the same seed. About 30 copies a
-second on one core at 481x321. Exit codes: 0 written, 2 refused.
+The recipe is one of training, a file or the name of one that comes with the package; its `augmentation` and `colour`
+are used (with --stage, those of that stage). Copy k is the sample that training draws in epoch k with the same seed.
+About 30 copies a second on one core at 481x321. Exit codes: 0 written, 2 refused.
 """
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from hf_contour.data.augmentation.colour import ColourTransform
-from hf_contour.data.augmentation.recipe import Augmentation, AugmentationRecipe
-from hf_contour.data.offline import EnlargedSet, write_enlarged
-from hf_contour.data.sources import ColumnNames, load_source
-from hf_contour.training.arguments import read_recipe
+from hf_contour.cli.settings import read_settings
 
 
 @dataclass
-class AugmentDataArguments:
-    """What to enlarge, how, and where to."""
+class AugmentArguments:
+    """What to augment, how, and where to."""
 
     data: str = field(metadata={"help": "a folder, a file or a Hub id"})
-    recipe: str = field(metadata={"help": "YAML file with augmentation, colour or both"})
+    recipe: str = field(metadata={"help": "training recipe with augmentation, colour or both: a file or a name"})
     output: str = field(metadata={"help": "folder to make; must not exist"})
-    copies: int = field(default=1, metadata={"help": "changed copies of each image"})
+    copies: int = field(default=1, metadata={"help": "augmented copies of each image"})
     seed: int = field(default=0, metadata={"help": "seed of every random choice"})
     stage: str | None = field(default=None, metadata={"help": "contour or gender: that stage's part of the recipe"})
-    split: str = field(default="train", metadata={"help": "split to enlarge"})
+    split: str = field(default="train", metadata={"help": "split to augment"})
     use_colour: bool = field(default=True, metadata={"help": "apply the recipe's colour transform"})
     data_config: str | None = field(default=None, metadata={"help": "configuration of the data set"})
     streaming: bool = field(default=False, metadata={"help": "read the data set as a stream"})
@@ -41,11 +33,17 @@ class AugmentDataArguments:
     label_column: str = field(default="label", metadata={"help": "column of the labels"})
 
 
-def enlarge(arguments: AugmentDataArguments) -> EnlargedSet:
-    """Load, enlarge, write."""
-    recipe = read_recipe(Path(arguments.recipe))
-    if arguments.stage is not None:
-        recipe = {**recipe, **(recipe.get(arguments.stage) or {})}
+def main(argv: Sequence[str]) -> int:
+    """Loads, augments, writes."""
+    arguments = read_settings(AugmentArguments, argv, command="augment", description=__doc__)
+    from hf_contour.data.augmentation.colour import ColourTransform
+    from hf_contour.data.augmentation.recipe import Augmentation, AugmentationRecipe
+    from hf_contour.data.offline import write_enlarged
+    from hf_contour.data.sources import ColumnNames, load_source
+    from hf_contour.training.arguments import read_recipe, recipe_path
+
+    recipe = read_recipe(recipe_path(arguments.recipe))
+    recipe = {**recipe, **(recipe.get(arguments.stage) or {})}
     augmentation, colour = recipe.get("augmentation"), recipe.get("colour") if arguments.use_colour else None
     source = load_source(
         arguments.data,
@@ -54,7 +52,7 @@ def enlarge(arguments: AugmentDataArguments) -> EnlargedSet:
         streaming=arguments.streaming,
         config_name=arguments.data_config,
     )
-    return write_enlarged(
+    written = write_enlarged(
         source,
         arguments.output,
         copies=arguments.copies,
@@ -64,14 +62,5 @@ def enlarge(arguments: AugmentDataArguments) -> EnlargedSet:
         split=arguments.split,
         keep_originals=arguments.keep_originals,
     )
-
-
-if __name__ == "__main__":
-    (parsed,) = HfArgumentParser(AugmentDataArguments).parse_args_into_dataclasses()
-    try:
-        written = enlarge(parsed)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(f"{written.num_originals} images and {written.num_copies} copies written to {written.folder}")
-    sys.exit(0)
+    return 0

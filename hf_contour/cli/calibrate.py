@@ -1,40 +1,39 @@
-r"""Fit a classifier's temperature and threshold on a validation split, and write them into its config.json.
+"""Fit a classifier's temperature and abstain threshold on held-out images, and write them into its config.json.
 
-    accelerate launch scripts/calibrate.py --model model_cards/NAME --data ../shared/data/myntra_gender \
-        --data_config small --split validation --output model_cards/results/NAME-calibration.json
+    hf-contour calibrate --model MODEL --data FOLDER --split validation
 
 One pass over the split. Prints the expected calibration error and the Brier score before and after, and the lowest
 confidence from which on predictions reach a wanted accuracy. The model divides its logits by the temperature from
-then on, so that `pipeline` scores are calibrated too; the threshold of the first --wanted_accuracy (0.995) is what
-`classify(image, abstain=True)` abstains below. Measure what both are worth on other images (the test split) with
-scripts/evaluate.py. --output keeps the figures, with the curve of accuracy over coverage.
+then on, so that `pipeline` scores are calibrated too; the threshold of the first --wanted_accuracy is what
+`classify(image, abstain=True)` abstains below. `hf-contour evaluate` measures
+what both are worth on other images. Exit codes: 0 done, 2 refused.
 """
 
-import shlex
-import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from accelerate import PartialState
-from transformers import HfArgumentParser
+from hf_contour.cli.settings import command_line, read_settings
+from hf_contour.evaluation.arguments import CalibrationArguments
 
-from hf_contour.evaluation.calibration import Calibration, CalibrationArguments, calibrate
-from hf_contour.evaluation.run import portable_path
-from hf_contour.io import OutputError
+if TYPE_CHECKING:
+    from hf_contour.evaluation.calibration import Calibration
 
 
-def main() -> None:
-    """Read the flags, calibrate, print the figures."""
-    (arguments,) = HfArgumentParser(CalibrationArguments).parse_args_into_dataclasses()
-    command = shlex.join(["accelerate", "launch", "scripts/calibrate.py", *map(portable_path, sys.argv[1:])])
-    try:
-        calibration = calibrate(arguments, command=command)
-    except (ValueError, FileNotFoundError, OutputError) as error:
-        sys.exit(f"error: {error}")
+def main(argv: Sequence[str]) -> int:
+    """Calibrates, and prints the figures."""
+    arguments = read_settings(CalibrationArguments, argv, command="calibrate", description=__doc__)
+    from accelerate import PartialState
+
+    from hf_contour.evaluation.calibration import calibrate
+
+    calibration = calibrate(arguments, command=command_line("calibrate", argv))
     if PartialState().is_main_process:
         print(described(calibration))
         print("config.json was left as it is" if arguments.dry_run else f"written: {arguments.model}/config.json")
+    return 0
 
 
-def described(calibration: Calibration) -> str:
+def described(calibration: "Calibration") -> str:
     """The figures in a few lines."""
     lines = [f"{calibration.num_samples} images"]
     for temperature, figures in (
@@ -58,7 +57,7 @@ def described(calibration: Calibration) -> str:
     return "\n".join(lines)
 
 
-def threshold_words(calibration: Calibration) -> str:
+def threshold_words(calibration: "Calibration") -> str:
     """The threshold for config.json, or why there is no new one."""
     before = calibration.abstain_threshold_before
     if calibration.abstain_threshold is not None:
@@ -68,7 +67,3 @@ def threshold_words(calibration: Calibration) -> str:
         return f"{stays}: images have several labels, and no single confidence"
     wanted = calibration.abstaining[0]["wanted_accuracy"]
     return f"{stays}: no confidence reaches accuracy {wanted:g}; ask for less, or calibrate on another split"
-
-
-if __name__ == "__main__":
-    main()

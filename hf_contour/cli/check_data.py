@@ -1,0 +1,63 @@
+"""Check a data set before training: every image, label and contour map of every split is read.
+
+    hf-contour check-data path/to/garments
+    hf-contour check-data path/to/data --config_name small --output_dir checks
+
+Prints a table; --output_dir receives `checks.json` (counts) and `checks.csv` (a line for each finding). On two cores,
+about 20,000 images of 60x80 take half a minute. Exit codes: 0 no errors, 1 errors in the data, 2 it cannot be read.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hf_contour.cli.settings import read_settings
+
+
+@dataclass
+class CheckArguments:
+    """What to check, and from where on an image is reported."""
+
+    source: str = field(metadata={"help": "Hub id, Parquet, csv, BSDS folder or folder of images", "positional": True})
+    config_name: str | None = field(default=None, metadata={"help": "configuration of a Hub data set or folder"})
+    splits: list[str] | None = field(default=None, metadata={"help": "splits to check; all by default"})
+    kind: str | None = field(
+        default=None,
+        metadata={"help": "hub, csv, parquet, bsds, configured_folder or imagefolder, where the guess is wrong"},
+    )
+    image_column: str = field(default="image", metadata={"help": "column of the images"})
+    contours_column: str = field(default="contours", metadata={"help": "column of the contour maps"})
+    label_column: str = field(default="label", metadata={"help": "column of the labels"})
+    label_names: list[str] | None = field(default=None, metadata={"help": "class names in their order"})
+    multi_label: bool = field(default=False, metadata={"help": "cells of a csv hold several labels"})
+    separator: str = field(default=";", metadata={"help": "between several entries in a cell of a csv"})
+    min_side: int = field(default=16, metadata={"help": "shorter images are tiny, in pixels"})
+    max_aspect: float = field(default=8.0, metadata={"help": "longest side over shortest side; more is extreme"})
+    max_edge_share: float = field(default=0.5, metadata={"help": "maps with more are inverted"})
+    num_workers: int = field(default=os.cpu_count() or 1, metadata={"help": "threads that read images"})
+    output_dir: str | None = field(default=None, metadata={"help": "folder for checks.json and checks.csv"})
+
+
+def main(argv: Sequence[str]) -> int:
+    """Checks, prints the table and gives the exit code."""
+    arguments = read_settings(CheckArguments, argv, command="check-data", description=__doc__)
+    from hf_contour.data.checks import load_and_check
+    from hf_contour.data.image_checks import ImageLimits
+    from hf_contour.data.sources import ColumnNames
+
+    report = load_and_check(
+        arguments.source,
+        splits=arguments.splits,
+        columns=ColumnNames(arguments.image_column, arguments.contours_column, arguments.label_column),
+        config_name=arguments.config_name,
+        kind=arguments.kind,
+        multi_label=arguments.multi_label,
+        separator=arguments.separator,
+        label_names=arguments.label_names,
+        limits=ImageLimits(arguments.min_side, arguments.max_aspect, arguments.max_edge_share),
+        num_workers=arguments.num_workers,
+    )
+    print(report.table())
+    if arguments.output_dir is not None:
+        report.write(arguments.output_dir)
+    return report.exit_code

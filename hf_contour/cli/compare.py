@@ -1,0 +1,118 @@
+"""Compare two classifiers image by image, or train the variants of a plan under one budget.
+
+    hf-contour compare FIRST.npz SECOND.npz                             # by how much is the second better?
+    hf-contour compare --plan ablation_contour --data FOLDER            # train, evaluate and compare all variants
+    hf-contour compare --plan ablation_contour --data FOLDER --only reference nearest
+
+The files are those of `hf-contour evaluate --predictions`, of the same images; the difference comes with an interval
+over groups of near duplicates and the exact test of McNemar. A plan is a YAML file or the name of one that comes with
+the package; the same command goes on after a stop, and given several times at once, each process takes the runs that
+no other is making. Exit codes: 0 done, 2 refused.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_contour.cli.settings import command_line, read_settings
+
+HEADER = ["images", "number", "groups", "first", "second", "difference (95 % interval)", "McNemar p"]
+
+
+@dataclass
+class CompareArguments:
+    """What to compare, and how."""
+
+    files: list[str] = field(
+        default_factory=list, metadata={"help": "two files of predictions (.npz)", "positional": True}
+    )
+    plan: str | None = field(default=None, metadata={"help": "plan to carry out: a file or a name"})
+    data: str | None = field(default=None, metadata={"help": "with --plan: folder, file or Hub id of the data set"})
+    only: list[str] | None = field(default=None, metadata={"help": "with --plan: variants to train; default: all"})
+    output_dir: str = field(default="runs", metadata={"help": "folder of the runs of a plan"})
+    output: str | None = field(
+        default=None, metadata={"help": "results file; default: OUTPUT_DIR/PLAN.json, of two files none"}
+    )
+    torch_threads: int = field(default=0, metadata={"help": "with --plan: threads of torch; 0: all cores"})
+    num_resamples: int = field(default=2000, metadata={"help": "resamples of the bootstrap"})
+    seed: int = field(default=0, metadata={"help": "of the bootstrap"})
+
+    def __post_init__(self) -> None:
+        if self.plan is None and len(self.files) != 2:
+            raise ValueError(f"{len(self.files)} files came; expected two files of predictions, or --plan and --data.")
+        if self.plan is not None and (self.files or self.data is None):
+            raise ValueError("--plan goes with --data, and without files of predictions.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compares, prints a table, and writes the results file."""
+    arguments = read_settings(CompareArguments, argv, command="compare", description=__doc__)
+    command = command_line("compare", argv)
+    return carry_out(arguments, command) if arguments.plan else pair(arguments, command)
+
+
+def pair(arguments: CompareArguments, command: str) -> int:
+    """Compares two files of predictions."""
+    from hf_contour.evaluation.predictions import pair_predictions, read_predictions
+    from hf_contour.hub.card_tables import markdown_table
+    from hf_contour.io import library_versions, source_commit, write_json
+    from hf_contour.metrics.classification import ScoreSettings
+
+    first, second = (read_predictions(Path(name)) for name in arguments.files)
+    settings = ScoreSettings(num_resamples=arguments.num_resamples, seed=arguments.seed)
+    paired = pair_predictions(first, second, settings=settings)
+    print(markdown_table(HEADER, [_row(figures) for figures in (paired["all"], *paired["slices"])]))
+    if arguments.output:
+        sides = zip(("first", "second"), arguments.files, (first, second), strict=True)
+        content: dict[str, Any] = {
+            side: {"file": Path(file).stem, "model": found.model, "data": found.data} for side, file, found in sides
+        }
+        content |= {"paired": paired, "command": command, "versions": library_versions(), "commit": source_commit()}
+        write_json(Path(arguments.output), json.loads(json.dumps(content, allow_nan=False)))
+        print(f"written: {arguments.output}")
+    return 0
+
+
+def carry_out(arguments: CompareArguments, command: str) -> int:
+    """Makes the runs of a plan that are not done yet, and writes the results file when all are."""
+    import hf_contour.hub.registration  # noqa: F401 - the runs load their models through the Auto classes
+    from hf_contour.evaluation.comparison import (
+        comparison_results,
+        plan_path,
+        planned_runs,
+        read_plan,
+        run_comparison,
+    )
+    from hf_contour.io import write_json
+
+    plan = read_plan(plan_path(str(arguments.plan)))
+    settings: dict[str, Any] = {"data": arguments.data, "torch_threads": arguments.torch_threads}
+    runs = planned_runs(plan, output_dir=arguments.output_dir, settings=settings)
+    chosen = [run for run in runs if arguments.only is None or run.variant in arguments.only]
+    rows = []
+    for row in run_comparison(plan, chosen, command=command):
+        rows.append(row)
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in row["scores"].items())
+        print(f"{row['variant']}, seed {row['seed']}: {figures}", flush=True)
+    if len(rows) < len(runs):
+        print(f"{len(rows)} of {len(runs)} runs are at hand; the results file is written when all are.")
+        return 0
+    output = Path(arguments.output or f"{arguments.output_dir}/{plan.name}.json")
+    write_json(output, comparison_results(plan, runs, rows, command=command))
+    print(f"written: {output}")
+    return 0
+
+
+def _row(figures: dict[str, Any]) -> list[str]:
+    low, high = figures["difference_interval"]
+    return [
+        figures["name"],
+        str(figures["num_samples"]),
+        str(figures["num_groups"]),
+        f"{figures['first_accuracy']:.4f}",
+        f"{figures['second_accuracy']:.4f}",
+        f"{figures['difference']:+.4f} ({low:+.4f} to {high:+.4f})",
+        f"{figures['mcnemar_p']:.3g}",
+    ]

@@ -1,0 +1,156 @@
+"""Settings of an evaluation and of a calibration, apart from the code that needs torch, so that `--help` is quick."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_contour.metrics.boundary import MAX_DIST
+from hf_contour.metrics.slices import MIN_SLICE
+
+EMBEDDED = "embedded"
+# Each with what it does; the words go into results files.
+COLOUR_PERTURBATIONS = {
+    "channels_permuted": "red, green and blue in another order, one of five drawn for each image",
+    "hue_90": "hue turned by 90 degrees",
+    "hue_180": "hue turned by 180 degrees",
+    "hue_270": "hue turned by 270 degrees",
+    "grey": "colour removed",
+}
+CONTOUR_PERTURBATIONS = {
+    "contours_zeroed": "everything that the extractor gives is zero",
+    "contours_of_another": "the extractor sees another image of the split, drawn for each",
+}
+PERTURBATIONS = (*COLOUR_PERTURBATIONS, *CONTOUR_PERTURBATIONS)
+EMBEDDED_SAMPLES = 200  # as many as a training evaluates on
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class EvaluationArguments:
+    """Settings of an evaluation; `help` describes each."""
+
+    model: str = field(metadata={"help": "folder of a classifier or of an extractor with its single-channel layer"})
+    data: str = _setting(EMBEDDED, "'embedded' (drawn garments), a folder, a file or a Hub id")
+    data_config: str | None = _setting(None, "configuration of the data set, where it has several")
+    split: str = _setting("test", "split to evaluate on")
+    output: str | None = _setting(None, "results file; default: beside the model's run, else runs/evaluations")
+    name: str | None = _setting(None, "name of the results; default: MODEL-DATA-SPLIT")
+    group_column: str | None = _setting(None, "column of groups of near duplicates, for the interval of accuracy")
+    image_column: str = _setting("image", "column of the images")
+    contours_column: str = _setting("contours", "column of the contour maps")
+    label_column: str = _setting("label", "column of the labels")
+    batch_size: int = _setting(32, "images of a process in a batch; contours go one by one")
+    max_samples: int = _setting(0, "only the first images; 0: all")
+    embedded_size: list[int] = field(
+        default_factory=lambda: [96, 96], metadata={"help": "height and width of the drawn garments"}
+    )
+    num_workers: int = _setting(0, "processes that read images")
+    seed: int = _setting(0, "seed of the bootstrap, and of the drawn garments")
+    num_resamples: int = _setting(2000, "resamples of the bootstrap")
+    num_bins: int = _setting(15, "bins of the expected calibration error")
+    slices: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "score parts of the split too: 'column' (each value, or thirds of numbers) or 'column<=0.5'; "
+            "brightness and aspect_ratio are measured where the data does not have them"
+        },
+    )
+    min_slice: int = _setting(MIN_SLICE, "values of a column with fewer images are scored together")
+    perturbations: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "measure what colours and contours contribute, a pass for each: 'all', or some of "
+            + ", ".join(PERTURBATIONS)
+        },
+    )
+    predictions: str | None = _setting(None, "file (.npz) for what was predicted on each image")
+    id_column: str | None = _setting(None, "column that names the rows in that file; default: their positions")
+    boundary_benchmark: bool = _setting(True, "score contours by the boundary benchmark too (ODS, OIS, AP, R50)")
+    benchmark_processes: int = _setting(1, "processes of the benchmark beside each process that runs the model")
+    max_dist: float = _setting(MAX_DIST, "largest distance of a match in the benchmark, as a share of the diagonal")
+    cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
+
+    def __post_init__(self) -> None:
+        lowest = dict.fromkeys(("batch_size", "benchmark_processes", "min_slice"), 1)
+        lowest |= dict.fromkeys(("max_samples", "num_workers", "seed"), 0)
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}.")
+        if self.perturbations == ["all"]:
+            self.perturbations = list(PERTURBATIONS)
+        for name in self.perturbations:
+            if name not in PERTURBATIONS:
+                raise ValueError(f"perturbations has {name!r}; expected all, or some of {', '.join(PERTURBATIONS)}.")
+        if len(self.embedded_size) != 2 or min(self.embedded_size) < 1:
+            raise ValueError(f"embedded_size is {self.embedded_size}; expected a height and a width.")
+        if not 0 <= self.max_dist <= 1:
+            raise ValueError(f"max_dist is {self.max_dist}; expected a share of the diagonal, such as {MAX_DIST}.")
+        if self.predictions and Path(self.predictions).suffix != ".npz":
+            raise ValueError(f"predictions is {self.predictions!r}; expected a file whose name ends in .npz.")
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's folder; of one called `model`, as trainings write it, the run and the stage."""
+        folder = Path(self.model).resolve()
+        return "-".join(folder.parts[-3:-1]) if folder.name == "model" else folder.name
+
+    @property
+    def results_name(self) -> str:
+        """`name`, or one made of model, data, configuration and split."""
+        parts = [self.model_name, Path(self.data).name, self.data_config, self.split]
+        return self.name or "-".join(part for part in parts if part)
+
+    @property
+    def results_path(self) -> Path:
+        """`output`, or a file beside the model of a run; of other models, in `runs/evaluations`."""
+        if self.output:
+            return Path(self.output)
+        folder = Path(self.model)
+        beside = folder.parent if folder.resolve().name == "model" else Path("runs")
+        return beside / "evaluations" / f"{self.results_name}.json"
+
+
+@dataclass
+class CalibrationArguments:
+    """Settings of a calibration; `help` describes each."""
+
+    model: str = field(metadata={"help": "folder of a classifier; its config.json gets temperature and threshold"})
+    data: str = field(metadata={"help": "a folder, a file or a Hub id"})
+    data_config: str | None = _setting(None, "configuration of the data set, where it has several")
+    split: str = _setting("validation", "split to fit on: neither trained on nor tested on")
+    image_column: str = _setting("image", "column of the images")
+    label_column: str = _setting("label", "column of the labels")
+    batch_size: int = _setting(32, "images in a batch")
+    max_samples: int = _setting(0, "only the first images; 0: all")
+    num_workers: int = _setting(0, "processes that read images")
+    num_bins: int = _setting(15, "bins of the expected calibration error")
+    wanted_accuracy: list[float] = field(
+        default_factory=lambda: [0.995, 0.99, 0.999],
+        metadata={
+            "help": "find the lowest confidence from which on predictions are right so often; that of the first "
+            "becomes the abstain_threshold of config.json, the others are printed"
+        },
+    )
+    seed: int = _setting(0, "seed of the drawn garments; nothing else is drawn")
+    dry_run: bool = _setting(False, "leave config.json as it is")
+    output: str | None = _setting(None, "JSON file for the figures; default: none is written")
+    cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
+
+    def __post_init__(self) -> None:
+        if not self.wanted_accuracy or not all(0 < accuracy <= 1 for accuracy in self.wanted_accuracy):
+            raise ValueError(f"wanted_accuracy is {self.wanted_accuracy}; expected numbers from 0 to 1, such as 0.99.")
+
+
+def portable_path(path: str) -> str:
+    """A path for a results file: as given, or only its name where it is absolute."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def portable_arguments(arguments: Any) -> dict[str, Any]:
+    """The settings of a command for a results file, from their dataclass."""
+    return {
+        name: portable_path(value) if isinstance(value, str) else value for name, value in asdict(arguments).items()
+    }

@@ -1,0 +1,44 @@
+"""Registers the classes of the package with the Auto classes of Transformers; `import hf_contour` imports it."""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+)
+
+from hf_contour.configuration_contour_extractor import ContourExtractorConfig
+from hf_contour.configuration_contour_gender import ContourGenderConfig
+from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError, open_image
+from hf_contour.modeling_contour_extractor import (
+    ContourExtractorForPreTraining,
+    ContourExtractorModel,
+    fold_batch_norms,
+)
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
+from hf_contour.pipeline_contour import ContourImageClassificationPipeline, register_pipeline
+
+for _config, _model in (
+    (ContourExtractorConfig, ContourExtractorModel),
+    (ContourGenderConfig, ContourGenderForImageClassification),
+):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
+    AutoImageProcessor.register(_config, ContourImageProcessor, exist_ok=True)
+AutoModelForPreTraining.register(ContourExtractorConfig, ContourExtractorForPreTraining, exist_ok=True)
+AutoModelForImageClassification.register(ContourGenderConfig, ContourGenderForImageClassification, exist_ok=True)
+register_pipeline()
+
+__all__ = [
+    "ContourExtractorConfig",
+    "ContourExtractorForPreTraining",
+    "ContourExtractorModel",
+    "ContourGenderConfig",
+    "ContourGenderForImageClassification",
+    "ContourImageClassificationPipeline",
+    "ContourImageProcessor",
+    "ImageReadError",
+    "fold_batch_norms",
+    "open_image",
+]

@@ -1,0 +1,167 @@
+"""Flags of a command from the fields of a dataclass, without the second that importing Transformers takes."""
+
+import argparse
+import difflib
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class FlagParser(argparse.ArgumentParser):
+    """Reads a command line into a dataclass.
+
+    Each field is a flag (`batch_size` is `--batch_size` or `--batch-size`), `metadata["help"]` its help; a field with
+    `metadata["positional"]` goes without a name. A boolean is `--cpu` or `--no_cpu`, also `--cpu true`; the word
+    `none` stands for nothing where a field may be `None`.
+
+    Args:
+        settings: the dataclass.
+        prog: the command as it is typed.
+        description: what the command does, shown as it is written.
+    """
+
+    def __init__(self, settings: type[Any], *, prog: str | None = None, description: str = "") -> None:
+        super().__init__(
+            prog=prog,
+            usage=" ".join(["%(prog)s", *_positional_names(settings), "[SETTINGS]"]),
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self._settings = settings
+        self._hints = get_type_hints(settings)
+        for item in fields(settings):
+            self._add_field(item)
+
+    def parse_settings(self, argv: Sequence[str]) -> Any:
+        """The settings that a command line gives, an instance of the dataclass.
+
+        Raises:
+            ValueError: For an unknown flag (the nearest are named), a missing or an impossible value.
+        """
+        words = self._plain(argv)
+        unknown = [
+            word for word in words if word[:2] == "--" and word.split("=")[0] not in self._option_string_actions
+        ]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no setting; {nearest(unknown[0][2:].split('=')[0], self._flags())}")
+        found, remaining = self.parse_known_args(words)
+        if remaining:
+            raise ValueError(f"{remaining[0]!r} is one word too many; --help shows examples.")
+        values = {name: getattr(found, name) for name in self._hints}
+        return self._settings(**{name: None if value == [None] else value for name, value in values.items()})
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print together with the usage."""
+        raise ValueError(f"{message.removeprefix('argument ')}; --help lists every setting.")
+
+    def _flags(self) -> set[str]:
+        return {name[2:] for name in self._option_string_actions if name[:2] == "--"}
+
+    def _add_field(self, item: Field[Any]) -> None:
+        hint, default = self._hints[item.name], item.default
+        if default is MISSING and item.default_factory is not MISSING:
+            default = item.default_factory()
+        options: dict[str, Any] = {"help": _help(item, default)}
+        names = [item.name if item.metadata.get("positional") else f"--{item.name}"]
+        if hint is bool:
+            self.add_argument(
+                *names, f"--no_{item.name}", action=_Switch, nargs=0, default=default, help=options["help"]
+            )
+            return
+        options |= _value_options(hint)
+        if "choices" in item.metadata:
+            options["choices"] = item.metadata["choices"]
+        if default is not MISSING:
+            options["default"] = default
+        if item.metadata.get("positional"):
+            if default is not MISSING:
+                options["nargs"] = "*" if options.get("nargs") else "?"
+        else:
+            options |= {"required": default is MISSING, "metavar": item.name.rsplit("_", 1)[-1].upper()}
+        self.add_argument(*names, **options)
+
+    def _plain(self, argv: Sequence[str]) -> list[str]:
+        """The command line with underscores in its flags, and `--name true` as `--name`."""
+        plain: list[str] = []
+        for word in argv:
+            if plain and word.lower() in _TRUTHS and self._hints.get(plain[-1][2:]) is bool:
+                word = f"{plain.pop()}={word}"
+            if not word.startswith("--"):
+                plain.append(word)
+                continue
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            if self._hints.get(name) is bool and value.lower() in _TRUTHS:
+                plain.append(f"--{name}" if _TRUTHS[value.lower()] else f"--no_{name}")
+            else:
+                plain.append(f"--{name}{equals}{value}")
+        return plain
+
+
+def _positional_names(settings: type[Any]) -> list[str]:
+    return [item.name.upper() for item in fields(settings) if item.metadata.get("positional")]
+
+
+class _Switch(argparse.Action):
+    """`--name` or `--no_name`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, not str(option_string).startswith("--no_"))
+
+
+def nearest(name: str, known: set[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known ones."""
+    close = difflib.get_close_matches(name, sorted(known), n=3)
+    return f"nearest: {', '.join(close)}." if close else "see --help for all of them."
+
+
+def named_file(name: str, folder: Path, *, kind: str) -> Path:
+    """The file of that path, or the YAML file of that name in a folder of the package.
+
+    Raises:
+        ValueError: If there is neither; names those of the package.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if name not in shipped:
+        raise ValueError(f"The {kind} {name} is no file, and none of the package; those are {', '.join(shipped)}.")
+    return shipped[name]
+
+
+def _help(item: Field[Any], default: Any) -> str:
+    text = str(item.metadata.get("help", "")).replace("%", "%%")
+    shown = " ".join(map(str, default)) if isinstance(default, list) else default
+    if default in (MISSING, None, False, "", []):
+        return text
+    return f"{text} (default: {shown})".replace("default: True)", "default: yes)")
+
+
+def _value_options(hint: Any) -> dict[str, Any]:
+    """What argparse has to know of the values of a type."""
+    parts = [part for part in get_args(hint) if part is not types.NoneType]
+    is_optional = get_origin(hint) in (Union, types.UnionType) and types.NoneType in get_args(hint)
+    inner = hint if get_origin(hint) not in (Union, types.UnionType) else str if str in parts else parts[0]
+    if get_origin(inner) is Literal:
+        return {"type": _converter(str, is_optional=is_optional), "choices": get_args(inner)}
+    if get_origin(inner) is list:
+        return {"type": _converter(get_args(inner)[0], is_optional=is_optional), "nargs": "+"}
+    return {"type": _converter(inner, is_optional=is_optional)}
+
+
+def _converter(kind: Callable[[str], Any], *, is_optional: bool) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        if is_optional and text == "none":
+            return None
+        try:
+            return kind(text)
+        except ValueError as error:
+            expected = {"int": "a whole number", "float": "a number"}.get(getattr(kind, "__name__", ""), "a value")
+            raise argparse.ArgumentTypeError(f"{text!r} came; expected {expected}") from error
+
+    return convert
