@@ -43,24 +43,33 @@ class FlagParser(argparse.ArgumentParser):
         Raises:
             ValueError: For an unknown flag (the nearest are named), a missing or an impossible value.
         """
+        found = self._parse(argv, argparse.Namespace())
+        return self._settings(**{name: getattr(found, name) for name in self._hints})
+
+    def parse_given(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Only what the command line itself says, by the names of the settings and of further arguments.
+
+        Raises:
+            ValueError: As `parse_settings`.
+        """
+        absent = object()
+        found = self._parse(argv, argparse.Namespace(**{action.dest: absent for action in self._actions}))
+        return {name: value for name, value in vars(found).items() if value is not absent}
+
+    def _parse(self, argv: Sequence[str], namespace: argparse.Namespace) -> argparse.Namespace:
         words = self._plain(argv)
-        unknown = [
-            word for word in words if word[:2] == "--" and word.split("=")[0] not in self._option_string_actions
-        ]
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no setting; {nearest(unknown[0][2:].split('=')[0], self._flags())}")
-        found, remaining = self.parse_known_args(words)
+        flags = {word.split("=")[0] for word in words if word[:2] == "--"}
+        for unknown in sorted(flags - set(self._option_string_actions)):
+            known = {name[2:] for name in self._option_string_actions if name[:2] == "--"}
+            raise ValueError(f"{unknown!r} is no setting; {nearest(unknown[2:], known)}")
+        found, remaining = self.parse_known_args(words, namespace)
         if remaining:
             raise ValueError(f"{remaining[0]!r} is one word too many; --help shows examples.")
-        values = {name: getattr(found, name) for name in self._hints}
-        return self._settings(**{name: None if value == [None] else value for name, value in values.items()})
+        return argparse.Namespace(**{name: None if value == [None] else value for name, value in vars(found).items()})
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print together with the usage."""
         raise ValueError(f"{message.removeprefix('argument ')}; --help lists every setting.")
-
-    def _flags(self) -> set[str]:
-        return {name[2:] for name in self._option_string_actions if name[:2] == "--"}
 
     def _add_field(self, item: Field[Any]) -> None:
         hint, default = self._hints[item.name], item.default

@@ -39,6 +39,12 @@ def test_none_and_truths_are_words() -> None:
     assert parse("p", "--cpu=no") == Settings("p")
 
 
+def test_only_what_was_given_can_be_asked_for() -> None:
+    parser = FlagParser(Settings, prog="try")
+    parser.add_argument("--recipe")
+    assert parser.parse_given(["p", "--no_cpu", "--recipe", "r"]) == {"path": "p", "cpu": False, "recipe": "r"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
