@@ -42,6 +42,12 @@ _REFUSED_FIELDS = frozenset(
         "transformers_weights",
     }
 )
+# What a saved folder names for each Auto class; Transformers itself writes only the class that was saved.
+AUTO_MAP = {
+    "AutoConfig": "configuration_contour_extractor.ContourExtractorConfig",
+    "AutoModel": "modeling_contour_extractor.ContourExtractorModel",
+    "AutoModelForPreTraining": "modeling_contour_extractor.ContourExtractorForPreTraining",
+}
 _BACKBONE_NAME = re.compile(r"[a-z0-9_]{1,100}")
 _LABEL_NUMBER = re.compile(r"[0-9]{1,6}", re.ASCII)
 
@@ -113,6 +119,16 @@ def check_common_fields(fields: Mapping[str, Any], others: dict[str, Any], *, cl
         check_range("num_labels", num_labels, 1, MAX_LABELS)
     if fields["id2label"] is not None:
         check_labels(fields["id2label"])
+
+
+def complete_auto_map(auto_map: Any, defaults: Mapping[str, str]) -> dict[str, str]:
+    """What a file says of Auto classes, and the defaults for those that it does not name."""
+    return {**defaults, **(auto_map if isinstance(auto_map, dict) else {})}
+
+
+def local_auto_map(auto_map: Mapping[str, Any]) -> dict[str, Any]:
+    """The map without the repositories that loading from the Hub adds: the code is saved beside the config."""
+    return {auto: name.rpartition("--")[2] if isinstance(name, str) else name for auto, name in auto_map.items()}
 
 
 def check_labels(id2label: Any) -> None:
@@ -264,7 +280,13 @@ class ContourExtractorConfig(PreTrainedConfig):
             # Folders saved before the field was there were trained with zeros; only saved ones name a version.
             self.padding_mode = "zeros" if self.transformers_version else "replicate"
         check_common_fields(vars(self), kwargs, class_names=dir(type(self)))
+        kwargs["auto_map"] = complete_auto_map(kwargs.get("auto_map"), AUTO_MAP)
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved; see `PreTrainedConfig.to_dict`."""
+        content = super().to_dict()
+        return {**content, "auto_map": local_auto_map(content["auto_map"])}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

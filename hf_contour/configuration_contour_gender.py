@@ -1,5 +1,7 @@
 """Configuration of the classifier that sees contours beside the image."""
 
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -16,8 +18,29 @@ from .configuration_contour_extractor import (
     check_normalisation,
     check_num_weights,
     check_range,
+    complete_auto_map,
+    local_auto_map,
 )
 
+AUTO_MAP = {
+    "AutoConfig": "configuration_contour_gender.ContourGenderConfig",
+    "AutoModel": "modeling_contour_gender.ContourGenderModel",
+    "AutoModelForImageClassification": "modeling_contour_gender.ContourGenderForImageClassification",
+}
+# The pipelines that a folder carries, since the stock ones open images in another way than training does.
+PIPELINES = {
+    "image-classification": {
+        "impl": "pipeline_contour.ContourImageClassificationPipeline",
+        "pt": ["AutoModelForImageClassification"],
+        "type": "image",
+    },
+    "image-feature-extraction": {
+        "impl": "pipeline_contour.ContourImageFeatureExtractionPipeline",
+        "pt": ["AutoModel"],
+        "type": "image",
+    },
+}
+IS_REMOTE_CODE = __name__.startswith("transformers_modules.")
 # timm has no ShuffleNet; torchvision's serve in its place.
 SHUFFLENETS = ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0")
 CONTOUR_FEATURES = ("levels", "fused", "none")
@@ -26,6 +49,8 @@ CONTOUR_KINDS = ("texture", "edges", "outline")
 DEFAULT_LEVELS = ("texture",)
 FUSIONS = ("concat", "conv", "concat_conv")
 HEADS = ("linear", "mlp", "cnn")
+LABELS = ("men", "women")
+CALIBRATED_FIELDS = ("temperature", "abstain_threshold")  # fitted to a model that knows its labels
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 MAX_BACKBONES = 4
@@ -110,15 +135,35 @@ class ContourGenderConfig(PreTrainedConfig):
         for field in ("backbone", "contour_levels", "head_grid", "image_mean", "image_std"):
             if isinstance(getattr(self, field), tuple):
                 setattr(self, field, list(getattr(self, field)))
+        kwargs.pop("custom_pipelines", None)  # always those of this class, whatever a file says
         check_common_fields(vars(self), kwargs, class_names=dir(type(self)))
+        kwargs["auto_map"] = complete_auto_map(kwargs.get("auto_map"), AUTO_MAP)
         if self.id2label is not None:
             kwargs.pop("num_labels", None)  # the labels say how many they are
+        elif "num_labels" not in kwargs and not self.transformers_version:  # a saved config without names has none
+            self.id2label = dict(enumerate(LABELS))
         super().__post_init__(**kwargs)
         self.label2id = {label: index for index, label in self.id2label.items()}
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved; see `PreTrainedConfig.to_dict`."""
+        content = super().to_dict()
+        auto_map = local_auto_map(content["auto_map"])
+        return {**content, "auto_map": auto_map, "custom_pipelines": deepcopy(PIPELINES)}
+
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """The pipelines of a folder's own code; none where the package is imported, which brings its own."""
+        return deepcopy(PIPELINES) if IS_REMOTE_CODE else {}
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Makes a config of what a file holds; see `PreTrainedConfig.from_dict`."""
+        """Makes a config of what a file holds; see `PreTrainedConfig.from_dict`.
+
+        Other labels than the file's (`id2label`, `label2id` or `num_labels` given beside it) are another task:
+        `temperature` and `abstain_threshold`, which were fitted to the old one, start anew.
+        """
+        config_dict = with_labels(config_dict, kwargs)
         check_lengths(list(cls.__dataclass_fields__), config_dict)
         if isinstance(config_dict.get("extractor_config"), dict):
             check_lengths(list(ContourExtractorConfig.__dataclass_fields__), config_dict["extractor_config"])
@@ -200,37 +245,88 @@ class ContourGenderConfig(PreTrainedConfig):
     def validate_size(self) -> None:
         """Part of the validation by `@strict`, after the single fields: how much they ask for together.
 
-        What the backbones add is counted by the model, before anything is allocated.
+        What the backbones add is known to the model alone, which judges again before anything is allocated.
         """
-        extractor, width, area = self.extractor_config, self.fusion_channels, self.fusion_kernel_size**2
-        if self.contour_features == "none":
-            channels = 0
-        elif self.contour_features == "levels":
-            channels = extractor.level_channels * len(self.contour_level_indices)
-        elif extractor.fusion == "conv":
-            channels = extractor.fusion_channels
-        else:
-            channels = extractor.level_channels * (extractor.num_levels if extractor.fusion == "concat" else 1)
-        weights = 0
+        self.check_size()
+
+    def check_size(self, image_channels: Sequence[int] = (), num_backbone_parameters: int = 0) -> None:
+        """Refuses a model that would have more parameters than a config may ask for.
+
+        Args:
+            image_channels: channels of each backbone's map.
+            num_backbone_parameters: of all backbones.
+
+        Raises:
+            ValueError: Naming the fields that ask for them.
+        """
+        check_num_weights(
+            self.count_parameters(image_channels) + num_backbone_parameters,
+            "backbone, fusion_channels, fusion_layers, fusion_kernel_size, head, head_grid and id2label, with the "
+            "extractor's channels,",
+        )
+
+    def count_parameters(self, image_channels: Sequence[int]) -> int:
+        """Parameters of downsampling, fusion and head, given the channels of each backbone's map; biases left out."""
+        channels, num_parameters = self._num_contour_channels(), 0
         if channels and self.contour_downsampling == "conv":
-            weights += 9 * self.contour_channels * (channels + self.contour_channels)
+            num_parameters += 9 * self.contour_channels * (channels + self.contour_channels)
             channels = self.contour_channels
-        fused = channels
-        if self.fusion != "concat":
-            weights = (self.fusion_layers - 1) * width**2 * area
-            weights += channels * width * area if self.fusion == "concat_conv" else width * (channels + width * area)
-            fused = width
-        if self.head == "cnn":
-            weights += 18 * fused**2
+        joined, width, area = channels + sum(image_channels), self.fusion_channels, self.fusion_kernel_size**2
+        if self.fusion == "concat":
+            return num_parameters + self._num_head_parameters(joined)
+        num_parameters += (self.fusion_layers - 1) * width**2 * area
+        num_parameters += joined * width * area if self.fusion == "concat_conv" else width * (joined + width * area)
+        return num_parameters + self._num_head_parameters(width)
+
+    def _num_contour_channels(self) -> int:
+        """Channels of the contour features before they are brought down to the common grid."""
+        extractor = self.extractor_config
+        if self.contour_features == "none":
+            return 0
+        if self.contour_features == "levels":
+            return extractor.level_channels * len(self.contour_level_indices)
+        if extractor.fusion == "conv":
+            return extractor.fusion_channels
+        return extractor.level_channels * (extractor.num_levels if extractor.fusion == "concat" else 1)
+
+    def _num_head_parameters(self, fused: int) -> int:
+        num_parameters = 18 * fused**2 if self.head == "cnn" else 0
         flat = fused * self.head_grid[0] * self.head_grid[1]
         if self.head == "mlp":
-            weights += flat * self.head_channels
-            flat = self.head_channels
-        check_num_weights(
-            weights + flat * self.num_labels,
-            "fusion_channels, fusion_layers, fusion_kernel_size, head, head_grid and id2label, with the extractor's "
-            "channels,",
-        )
+            return num_parameters + self.head_channels * (flat + self.num_labels)
+        return num_parameters + flat * self.num_labels
+
+
+def with_labels(content: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """A file's content with the labels that a caller asks for in their place.
+
+    Args:
+        content: of the file.
+        asked: what the caller gave beside it; what concerns labels is taken out.
+
+    Returns:
+        The content; without what was calibrated, if the labels are others than the file's.
+    """
+    content = dict(content)
+    id2label, label2id = asked.pop("id2label", None), asked.pop("label2id", None)
+    num_labels = asked.pop("num_labels", None)
+    if id2label is None and label2id is not None:
+        id2label = {index: label for label, index in label2id.items()}
+    named = content.get("id2label")
+    known = {str(index): label for index, label in named.items()} if isinstance(named, dict) else None
+    if id2label is None:
+        if num_labels is None or num_labels == (content.get("num_labels", 2) if known is None else len(known)):
+            return content
+        wanted = {"num_labels": num_labels}
+    elif {str(index): label for index, label in id2label.items()} == known:
+        return content
+    else:
+        wanted = {"id2label": id2label}
+    return {
+        name: value
+        for name, value in {**content, **wanted}.items()
+        if name in wanted or name not in ("id2label", "label2id", "num_labels", *CALIBRATED_FIELDS)
+    }
 
 
 ContourGenderConfig.register_for_auto_class()

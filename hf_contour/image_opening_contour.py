@@ -357,11 +357,20 @@ def read_array(
     background_color: Sequence[int] = WHITE,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     input_data_format: str | None = None,
+    keep_unit: bool = False,
 ) -> np.ndarray:
     """Reads an array or a tensor by the rules of `open_image`.
 
+    Args:
+        source: of any layout and type.
+        name: for messages.
+        background_color: shown through transparent pixels.
+        max_pixels: largest height times width.
+        input_data_format: `channels_first` or `channels_last`; told by the shape where it is not given.
+        keep_unit: floats in 0..1 stay such, as float32.
+
     Returns:
-        `(H, W, 3)`, `uint8`; a view of `source` where nothing had to change.
+        `(H, W, 3)`, `uint8` (or float32); a view of `source` where nothing had to change.
 
     Raises:
         ImageReadError: If shape, type or values are none of an image's.
@@ -372,9 +381,15 @@ def read_array(
     try:
         values = _channels_last(values, input_data_format, first=isinstance(source, torch.Tensor))
         _check_pixel_count(values.shape[0], values.shape[1], max_pixels)
-        values = _to_uint8(values)
+        if keep_unit and values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
+            values = values.astype(np.float32)
+        else:
+            values = _to_uint8(values)
     except ImageReadError as error:
         raise ImageReadError(f"{name}: {error}") from error
+    if values.shape[2] == 4 and values.dtype == np.float32:
+        alpha = values[..., 3:]
+        return values[..., :3] * alpha + np.array(background_color, dtype=np.float32) / 255 * (1 - alpha)
     if values.shape[2] == 4:
         return composite(values, background_color)
     return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values

@@ -116,7 +116,9 @@ class ContourImageProcessor(TorchvisionBackend):
     antialiasing, and with `background_color` in the padding; `do_rescale` multiplies by `rescale_factor`;
     `do_normalize` subtracts `image_mean` and divides by `image_std`. With `do_resize` alone the image is
     stretched to `size`; with `do_pad` alone larger images are refused; with neither, the images of a batch
-    must be of one size. The values that `do_rescale=False` leaves are 0..255 for every kind of input.
+    must be of one size. A call with `do_resize=False` to a processor that resizes does not pad either, unless it
+    says `do_pad=True`. With `do_rescale=False` arrays and tensors of floats in 0..1 keep their values, as they are
+    rescaled already; the values of every other input are then 0..255.
 
     `do_convert_rgb=False` leaves arrays, tensors and Pillow images in their own channels and type, as other
     processors do; the padding is then 0 unless they are 8-bit with three channels.
@@ -158,6 +160,12 @@ class ContourImageProcessor(TorchvisionBackend):
     # The base class binds this older name to its own version.
     _further_process_kwargs = _standardize_kwargs
 
+    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Processes images; padding belongs to resizing, and goes with it unless it is asked for."""
+        if self.do_resize and kwargs.get("do_resize") is False:
+            kwargs.setdefault("do_pad", False)
+        return super().preprocess(images, *args, **kwargs)
+
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """Flattens lists and 4-dimensional arrays into a list of single images, not opened yet."""
         if isinstance(images, list | tuple):
@@ -177,7 +185,8 @@ class ContourImageProcessor(TorchvisionBackend):
         """Opens one image.
 
         Returns:
-            `(3, H, W)`, `uint8`; with `do_convert_rgb=False` an array's own channels and type.
+            `(3, H, W)`, `uint8`, or float32 where floats in 0..1 are kept; with `do_convert_rgb=False` an array's own
+            channels and type.
         """
         doors = opening_arguments(kwargs)
         least_size = doors.pop("least_size", None)
@@ -192,7 +201,8 @@ class ContourImageProcessor(TorchvisionBackend):
                 image, do_convert_rgb=False, input_data_format=input_data_format, device=device, **kwargs
             )
         if is_array:
-            pixels = read_array(image, input_data_format=input_data_format, **doors)
+            keep_unit = kwargs.get("do_rescale") is False
+            pixels = read_array(image, input_data_format=input_data_format, keep_unit=keep_unit, **doors)
         else:
             pixels = np.asarray(open_image(image, least_size=least_size, **doors))
         if not pixels.flags.writeable or min(pixels.strides) < 0:  # neither can back a tensor
@@ -220,6 +230,7 @@ class ContourImageProcessor(TorchvisionBackend):
         do_normalize: bool | None,
         image_mean: Sequence[float],
         image_std: Sequence[float],
+        do_convert_rgb: bool | None = None,
         disable_grouping: bool | None = None,
         return_tensors: Any = None,
         **kwargs: Any,
@@ -233,7 +244,8 @@ class ContourImageProcessor(TorchvisionBackend):
                 if target.height == target.width == 1:  # or PyTorch's 8-bit kernel fails an assertion
                     stacked = stacked.contiguous(memory_format=torch.channels_last)
                 stacked = self.resize(stacked, target, resample=resample)
-            stacked = _lay_on_canvas(stacked, placement, background_color)
+            in_unit = bool(do_convert_rgb) and stacked.is_floating_point()  # kept by `read_array`
+            stacked = _lay_on_canvas(stacked, placement, background_color, background_in_unit=in_unit)
             groups[key] = self.rescale_and_normalize(
                 stacked.contiguous(), do_rescale, rescale_factor, do_normalize, image_mean, image_std
             )
@@ -373,14 +385,18 @@ def _check_target_sizes(target_sizes: Sequence[tuple[int, int]] | Tensor, count:
     return sizes
 
 
-def _lay_on_canvas(stacked: Tensor, placement: Placement, background_color: Sequence[int]) -> Tensor:
-    """`(B, C, height, width)` to `(B, C, canvas_height, canvas_width)`."""
+def _lay_on_canvas(
+    stacked: Tensor, placement: Placement, background_color: Sequence[int], *, background_in_unit: bool
+) -> Tensor:
+    """`(B, C, height, width)` to `(B, C, canvas_height, canvas_width)`; the background of floats in 0..1 as such."""
     batch_size, channels, height, width = stacked.shape
     if (height, width) == (placement.canvas_height, placement.canvas_width):
         return stacked
     canvas = stacked.new_zeros((batch_size, channels, placement.canvas_height, placement.canvas_width))
     if channels == 3 and stacked.dtype == torch.uint8:
         canvas += torch.tensor(background_color, dtype=torch.uint8, device=stacked.device)[:, None, None]
+    elif channels == 3 and background_in_unit:
+        canvas += stacked.new_tensor(background_color)[:, None, None] / 255
     placement.crop(canvas).copy_(stacked)
     return canvas
 

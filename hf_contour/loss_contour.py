@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 IGNORE_LABEL = -1.0
+IGNORE_CLASS = -100  # as everywhere in PyTorch
 
 
 def edge_loss(
@@ -70,22 +71,26 @@ def classification_loss(
 
     Args:
         logits: `(B, K)`.
-        labels: `(B,)` class numbers, or `(B, K)` zeros and ones for several labels.
+        labels: `(B,)` or `(B, 1)` class numbers of any integer type, `IGNORE_CLASS` for images that do not count;
+            or `(B, K)` for `single_label_classification`: floating-point shares of the classes, as mixup gives; or
+            `(B, K)` zeros and ones for several labels.
         problem_type: `single_label_classification`, `multi_label_classification`, or `None`: told by the shape.
         class_weights: `(K,)`, > 0; weighs each image by its class (positives of it, for several labels).
         label_smoothing: share of the target spread over all classes, in [0, 1).
 
     Returns:
-        Scalar mean over the images; with `class_weights` each image's loss is multiplied by its weight and
-        not renormalised, so that the grouping into batches does not change it.
+        Scalar mean over the images that count, 0 if there are none; with `class_weights` each image's loss is
+        multiplied by its weight and not renormalised, so that the grouping into batches does not change it.
 
     Raises:
-        ValueError: If the shape of the labels fits neither form.
+        ValueError: If the shape or the type of the labels fits neither form.
 
     Source: CN113298092B, claim 5 (softmax loss).
     """
     if problem_type is None:
-        several = labels.ndim == 2 and labels.shape == logits.shape
+        several = (
+            labels.ndim == 2 and labels.shape == logits.shape and not (logits.shape[1] == 1 and _is_whole(labels))
+        )
         problem_type = "multi_label_classification" if several else "single_label_classification"
     logits = logits.to(torch.float32)
     if class_weights is not None:
@@ -95,10 +100,27 @@ def classification_loss(
             raise ValueError(f"labels are {tuple(labels.shape)}; expected {tuple(logits.shape)} zeros and ones.")
         targets = labels.to(torch.float32) * (1 - label_smoothing) + label_smoothing / 2
         return nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=class_weights)
-    if labels.shape != logits.shape[:1]:
-        raise ValueError(f"labels are {tuple(labels.shape)}; expected ({logits.shape[0]},) class numbers.")
-    losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-    return (losses if class_weights is None else losses * class_weights[labels]).mean()
+    if labels.shape == logits.shape and labels.is_floating_point():
+        shares = labels.to(torch.float32)
+        losses = nn.functional.cross_entropy(logits, shares, reduction="none", label_smoothing=label_smoothing)
+        return (losses if class_weights is None else losses * (shares @ class_weights)).mean()
+    if not _is_whole(labels) or labels.shape not in (logits.shape[:1], (len(logits), 1)):
+        raise ValueError(
+            f"labels are {tuple(labels.shape)} of type {labels.dtype}; expected ({len(logits)},) class numbers, or "
+            f"{tuple(logits.shape)} shares of the classes as floating-point numbers."
+        )
+    labels = labels.reshape(-1).long()
+    counted = labels != IGNORE_CLASS
+    losses = nn.functional.cross_entropy(
+        logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORE_CLASS
+    )
+    if class_weights is not None:
+        losses = losses * class_weights[labels.where(counted, 0)]
+    return losses.sum() / counted.sum().clamp_min(1)
 
 
-__all__ = ["IGNORE_LABEL", "classification_loss", "edge_loss"]
+def _is_whole(labels: Tensor) -> bool:
+    return not labels.is_floating_point() and not labels.is_complex()
+
+
+__all__ = ["IGNORE_CLASS", "IGNORE_LABEL", "classification_loss", "edge_loss"]

@@ -4,8 +4,9 @@ Shapes: B images, C channels, H x W pixels; s is `output_stride`.
 """
 
 import copy
-import itertools
+import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, ClassVar
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.layers import Conv2dSame, get_same_padding
-from torch import Tensor, nn
+from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -26,12 +27,13 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_contour_extractor import (
     ATTENTIONS,
     ContourExtractorConfig,
+    check_num_weights,
     check_unifier_strides,
     cumulative_strides,
 )
 from .loss_contour import edge_loss
 from .weight_checks_contour import (
-    limited_weights,
+    LimitedPlanning,
     refuse_incomplete,
     refuse_non_finite,
     refuse_other_types,
@@ -227,18 +229,26 @@ class TimmPart(nn.Module):
                 tensor._is_hf_initialized = True
 
 
+@functools.cache
+def num_timm_parameters(name: str, **options: Any) -> int:
+    """How many parameters a timm network has, by building it on the meta device, once in a process."""
+    with LimitedPlanning("backbone"):
+        network = timm.create_model(name, pretrained=False, **options)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 class TimmCascade(TimmPart):
     """A timm feature network in the place of our own cascade."""
 
     def __init__(self, config: ContourExtractorConfig):
         super().__init__()
-        self.network = timm.create_model(
-            config.backbone,
-            pretrained=False,
-            features_only=True,
-            in_chans=config.num_channels,
-            out_indices=tuple(config.backbone_levels),
-        )
+        options = {
+            "features_only": True,
+            "in_chans": config.num_channels,
+            "out_indices": tuple(config.backbone_levels),
+        }
+        check_num_weights(num_timm_parameters(config.backbone, **options), "backbone and backbone_levels")
+        self.network = timm.create_model(config.backbone, pretrained=False, **options)
         cut_behind_last_level(self.network)
         if config.padding_mode == "replicate":
             repeat_borders(self.network)
@@ -404,14 +414,6 @@ class ContourPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    _auto_map: ClassVar[dict[str, str]] = {}
-
-    def __init__(self, config: Any, *inputs: Any, **kwargs: Any):
-        super().__init__(config, *inputs, **kwargs)
-        if torch.get_default_device().type != "meta":
-            # Planned first, so that a size that cannot be is refused before anything of it is allocated.
-            with torch.device("meta"), limited_weights():
-                type(self)(copy.deepcopy(config))  # building takes fields out of it
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         """There is no attention: what is asked for changes nothing, and no kernel is fetched for it."""
@@ -460,10 +462,9 @@ class ContourPreTrainedModel(PreTrainedModel):
         types = {}
         if kwargs["use_safetensors"] and pretrained_model_name_or_path is not None:
             types = weight_types(Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or ""))
-        with limited_weights():
-            model, report = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-            )
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
         if not wants_report:
             refuse_incomplete(report, pretrained_model_name_or_path)
             refuse_other_types(types, model, pretrained_model_name_or_path)
@@ -475,10 +476,10 @@ class ContourPreTrainedModel(PreTrainedModel):
     def after_loading(self) -> None:
         """What a model restores after loading, which sets `requires_grad` anew on every parameter."""
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Saves weights, config and code; see `PreTrainedModel.save_pretrained`."""
-        self.config.auto_map = dict(self._auto_map)
-        super().save_pretrained(save_directory, **kwargs)
+
+# Exactly these: a subclass may normalise its weights first, or do more than normalise.
+FOLDED_CONVS = (nn.Conv2d, Conv2dSame, RepeatingConv2dSame)
+FOLDED_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
@@ -487,16 +488,52 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     The same function but for rounding, and faster. The copy cannot be trained or saved.
 
     Args:
-        model: any; a normalisation that does not directly follow a convolution among the same children stays.
+        model: any. Folded is what is known to be equal: our own blocks, and in timm's and torchvision's networks a
+            normalisation that alone follows a convolution in the graph that torch.fx traces; all else stays.
     """
     folded = copy.deepcopy(model).eval()
-    for parent in list(folded.modules()):
-        children = list(parent.named_children())
-        for (conv_name, conv), (norm_name, norm) in itertools.pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_name, getattr(norm, "act", None) or nn.Identity())  # timm joins the activation
+    for module in list(folded.modules()):
+        if isinstance(module, ConvNormAct):
+            _fold_pair(module, "0", "1")
+        elif isinstance(module, TimmPart):
+            for conv_name, norm_name in _foldable_pairs(module.network):
+                _fold_pair(module.network, conv_name, norm_name)
     return folded
+
+
+def _fold_pair(parent: nn.Module, conv_name: str, norm_name: str) -> None:
+    norm = parent.get_submodule(norm_name)
+    parent.set_submodule(conv_name, fuse_conv_bn_eval(parent.get_submodule(conv_name), norm))
+    parent.set_submodule(norm_name, getattr(norm, "act", None) or nn.Identity())  # timm joins the activation
+
+
+class _ConvNormTracer(fx.Tracer):
+    """Leaves convolutions and normalisations whole, also those that timm has written."""
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        """Whether the module is one step of the graph."""
+        return isinstance(module, FOLDED_CONVS + FOLDED_NORMS) or super().is_leaf_module(module, qualified_name)
+
+
+def _foldable_pairs(network: nn.Module) -> list[tuple[str, str]]:
+    """Names of convolutions and of the normalisations that are all that reads them; none where fx cannot follow."""
+    try:
+        graph = _ConvNormTracer().trace(network)
+    except Exception:  # control flow that depends on values: nothing is known then
+        return []
+    modules = dict(network.named_modules(remove_duplicate=False))
+    calls = Counter(modules[node.target] for node in graph.nodes if node.op == "call_module")
+    aliases = Counter(modules.values())
+    pairs = []
+    for node in graph.nodes:
+        conv = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(conv, fx.Node) or conv.op != "call_module" or list(conv.users) != [node]:
+            continue
+        first, norm = modules[conv.target], modules[node.target]
+        is_known = type(first) in FOLDED_CONVS and type(norm) in FOLDED_NORMS and norm.running_mean is not None
+        if is_known and all(calls[part] == aliases[part] == 1 for part in (first, norm)):
+            pairs.append((conv.target, node.target))
+    return pairs
 
 
 def bilinear_kernel(weight: Tensor) -> Tensor:
@@ -528,11 +565,6 @@ class ContourExtractorPreTrainedModel(ContourPreTrainedModel):
     # Not "extractor" or "backbone": names are matched with the prefix on or off, and must not be mistaken.
     base_model_prefix = "contour_extractor"
     _no_split_modules: ClassVar[list[str]] = ["ContourStage", "TimmCascade", "SizeUnifier", "LevelFusion"]
-    _auto_map: ClassVar[dict[str, str]] = {
-        "AutoConfig": "configuration_contour_extractor.ContourExtractorConfig",
-        "AutoModel": "modeling_contour_extractor.ContourExtractorModel",
-        "AutoModelForPreTraining": "modeling_contour_extractor.ContourExtractorForPreTraining",
-    }
 
 
 class ContourExtractorModel(ContourExtractorPreTrainedModel):
@@ -594,7 +626,7 @@ class ContourExtractorModel(ContourExtractorPreTrainedModel):
         Raises:
             ValueError: If the pixels have another shape, or a level is not there.
         """
-        check_pixel_values(pixel_values, self.config.num_channels)
+        pixel_values = check_pixel_values(pixel_values, self.config.num_channels).to(self.dtype)
         wanted = list(range(self.config.num_levels) if levels is None else levels)
         if not wanted or not set(wanted) <= set(range(self.config.num_levels)):
             raise ValueError(f"levels are {wanted}; expected numbers from 0 to {self.config.num_levels - 1}.")
@@ -613,13 +645,14 @@ class ContourExtractorModel(ContourExtractorPreTrainedModel):
         )
 
 
-def check_pixel_values(pixel_values: Tensor, num_channels: int) -> None:
-    """Raises `ValueError` unless the tensor is `(B, num_channels, H, W)`."""
+def check_pixel_values(pixel_values: Tensor, num_channels: int) -> Tensor:
+    """The tensor; raises `ValueError` unless it is `(B, num_channels, H, W)`."""
     if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
         raise ValueError(
             f"pixel_values are {tuple(pixel_values.shape)}; expected (batch, {num_channels}, height, width). "
             "Let ContourImageProcessor make them from images."
         )
+    return pixel_values
 
 
 class ContourExtractorForPreTraining(ContourExtractorPreTrainedModel):

@@ -3,6 +3,8 @@
 Shapes: B images, C channels, H x W pixels; S is the stride at which features join, K the number of labels.
 """
 
+import functools
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +30,25 @@ from .modeling_contour_extractor import (
     load_backbone_weights,
     pad_to_multiple,
 )
+from .pipeline_contour import ContourImageClassificationPipeline  # noqa: F401 - saving a model copies what it imports
+from .weight_checks_contour import LimitedPlanning
+
+
+@dataclass
+class ContourGenderModelOutput(ModelOutput):
+    """Contour and image features, fused.
+
+    Args:
+        last_hidden_state: `(B, C, H/S, W/S)`, the fused map.
+        pooler_output: `(B, C)`, its mean: an embedding of the image.
+        hidden_states: as in `ContourImageClassifierOutput`.
+        level_features: as in `ContourImageClassifierOutput`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    level_features: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -50,23 +71,57 @@ class ContourImageClassifierOutput(ModelOutput):
     level_features: tuple[Tensor, ...] | None = None
 
 
+@dataclass(frozen=True)
+class BackbonePlan:
+    """What is known of a backbone before any of it is allocated.
+
+    Args:
+        options: with which timm makes it end in a map and, as far as it can, take images of any size.
+        num_features: channels of the map.
+        num_parameters: of the network, without its classifier.
+    """
+
+    options: dict[str, Any]
+    num_features: int
+    num_parameters: int
+
+
+@functools.cache
+def plan_backbone(name: str) -> BackbonePlan:
+    """Builds the network on the meta device, once in a process, and looks at it."""
+    options: dict[str, Any] = {}
+    with LimitedPlanning("backbone"):
+        if name in SHUFFLENETS:
+            network = torchvision.models.get_model(name, weights=None)
+            num_features = network.fc.in_features
+        else:
+            options = {"num_classes": 0, "global_pool": ""}
+            network = timm.create_model(name, pretrained=False, **options)
+            # Where the head has a convolution of its own, as in MobileNetV3, the map is as wide as that.
+            num_features = getattr(network, "head_hidden_size", None) or network.num_features
+            takes = inspect.signature(type(network).__init__).parameters
+            choices = {"strict_img_size": False, "dynamic_img_size": True}
+            options |= dict([choice for choice in choices.items() if choice[0] in takes][:1])
+    return BackbonePlan(options, num_features, sum(parameter.numel() for parameter in network.parameters()))
+
+
 class ImageBackbone(TimmPart):
     """One image network without its classifier, ending in a feature map."""
 
     def __init__(self, name: str):
         super().__init__()
         self.name = name
+        plan = plan_backbone(name)
+        self.num_features = plan.num_features
         if name in SHUFFLENETS:
             network = torchvision.models.get_model(name, weights=None)
-            self.num_features, self.stride = network.fc.in_features, 32
+            self.stride = 32
             self.network = nn.Sequential()
             for child in ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"):
                 self.network.add_module(child, getattr(network, child))
             self.surplus: tuple[str, ...] = ("fc.",)
         else:
-            self.network = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
-            # Where the head has a convolution of its own, as in MobileNetV3, the map is as wide as that.
-            self.num_features = getattr(self.network, "head_hidden_size", None) or self.network.num_features
+            self.network = timm.create_model(name, pretrained=False, **plan.options)
             self.stride = self.network.feature_info[-1]["reduction"]
             classifier = self.network.pretrained_cfg["classifier"]
             names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
@@ -84,10 +139,16 @@ class ImageBackbone(TimmPart):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`(B, 3, H, W)` to `(B, num_features, H/stride, W/stride)`."""
         feature_map = self.network(pixel_values)
+        if getattr(self.network, "output_fmt", None) == "NHWC":
+            feature_map = feature_map.permute(0, 3, 1, 2)
+        elif feature_map.ndim == 3:  # tokens, those of the class first
+            rows, columns = (side // self.stride for side in pixel_values.shape[-2:])
+            tokens = feature_map[:, feature_map.shape[1] - rows * columns :]
+            feature_map = tokens.transpose(1, 2).unflatten(2, (rows, columns))
         if feature_map.ndim != 4 or feature_map.shape[1] != self.num_features:
             raise ValueError(
-                f"backbone {self.name} gives features of shape {tuple(feature_map.shape)}; expected a convolutional "
-                f"network with maps of (batch, {self.num_features}, height, width)."
+                f"backbone {self.name} gives features of shape {tuple(feature_map.shape)}; expected maps of (batch, "
+                f"{self.num_features}, height, width), or the same as tokens or with the channels last."
             )
         return feature_map
 
@@ -176,13 +237,11 @@ class ContourClassifier(nn.Module):
         return self.output(self.dropout(self.hidden(pooled)))
 
 
-class ContourGenderForImageClassification(ContourPreTrainedModel):
-    """Classifies images of garments by the section they are sold in, or by any other set of labels.
+class ContourGenderPreTrainedModel(ContourPreTrainedModel):
+    """The frozen extractor, the backbones and their fusion: what the classifier and the bare model share.
 
     The extractor is never trained: its parameters take no gradient and it stays in evaluation mode under
     `model.train()`, so that its weights and statistics do not change by a bit.
-
-    Source: CN113298092B, claims 3 to 5, steps S201 to S206.
     """
 
     config: ContourGenderConfig
@@ -195,15 +254,11 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         "ContourFusion",
         "ContourClassifier",
     ]
-    _auto_map: ClassVar[dict[str, str]] = {
-        "AutoConfig": "configuration_contour_gender.ContourGenderConfig",
-        "AutoModel": "modeling_contour_gender.ContourGenderForImageClassification",
-        "AutoModelForImageClassification": "modeling_contour_gender.ContourGenderForImageClassification",
-    }
 
     def __init__(self, config: ContourGenderConfig):
         super().__init__(config)
-        self.loss_type = "ForImageClassification"  # Transformers would guess it from the name of a subclass
+        plans = [plan_backbone(name) for name in config.backbones]
+        config.check_size([plan.num_features for plan in plans], sum(plan.num_parameters for plan in plans))
         self.image_backbones = nn.ModuleList([ImageBackbone(name) for name in config.backbones])
         in_channels = [backbone.num_features for backbone in self.image_backbones]
         self.join_stride = self.stride = math.lcm(*(backbone.stride for backbone in self.image_backbones))
@@ -227,9 +282,6 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
                 self.contour_downsampling = nn.AvgPool2d(self.join_stride // stride)
             in_channels = [channels, *in_channels]
         self.contour_fusion = ContourFusion(config, in_channels)
-        self.classifier = ContourClassifier(config, self.contour_fusion.channels)
-        self.post_init()
-        self.after_loading()
 
     def after_loading(self) -> None:
         """Freezes the extractor again: loading sets `requires_grad` anew on every parameter."""
@@ -237,12 +289,147 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
             self.extractor.requires_grad_(False)
             self.extractor.eval()
 
-    def train(self, mode: bool = True) -> "ContourGenderForImageClassification":
+    def train(self, mode: bool = True) -> "ContourGenderPreTrainedModel":
         """Sets training mode on everything but the extractor."""
         super().train(mode)
         if self.extractor is not None and self.config.freeze_extractor:
             self.extractor.eval()
         return self
+
+    def contour_features(self, pixel_values: Tensor, extractor: nn.Module | None = None) -> Tensor:
+        """What the frozen branch gives, before anything that learns: to be computed once and given to `forward`.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
+            extractor: a folded copy of the model's own (`fold_batch_norms`), which is faster; `None` is its own.
+
+        Returns:
+            `(B, C, H'/s, W'/s)`: the fused map or the chosen levels, of the image padded to a multiple of the
+            model's stride, at the extractor's output stride s.
+
+        Raises:
+            ValueError: If the model has no extractor.
+        """
+        extractor = self.extractor if extractor is None else extractor
+        return self._contour_branch(pad_to_multiple(pixel_values, self.stride), extractor)[0]
+
+    def image_features(self, pixel_values: Tensor) -> list[Tensor]:
+        """What each backbone gives, before it is joined: to be computed once where the backbones are frozen too.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
+
+        Returns:
+            Maps `(B, C, H'/stride, W'/stride)` of the image padded to a multiple of the model's stride.
+        """
+        pixel_values = pad_to_multiple(pixel_values, self.stride)
+        return [backbone(pixel_values) for backbone in self.image_backbones]
+
+    def _contour_branch(
+        self, pixel_values: Tensor, extractor: nn.Module | None, *, with_levels: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Contour features, and on request all levels; only what is needed of the extractor is run."""
+        if self.extractor is None or extractor is None:
+            raise ValueError("contour_features is 'none': this classifier has no extractor.")
+        uses_levels = self.config.contour_features == "levels"
+        pixel_values = renormalise(pixel_values, self.config, self.extractor.config)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_extractor):
+            if uses_levels and not with_levels:
+                chosen = extractor(pixel_values, levels=self.level_indices, return_dict=True).level_features
+                return torch.cat(chosen, dim=1), None
+            features = extractor(pixel_values, return_dict=True)
+            if uses_levels:
+                chosen = [features.level_features[index] for index in self.level_indices]
+                return torch.cat(chosen, dim=1), features.level_features
+            return features.last_hidden_state, features.level_features
+
+    def _fuse(
+        self,
+        pixel_values: Tensor | None,
+        contour_features: Tensor | None = None,
+        image_features: Sequence[Tensor] | None = None,
+        *,
+        with_levels: bool = False,
+    ) -> tuple[list[Tensor], tuple[Tensor, ...] | None]:
+        """The maps that are joined and, last, the fused one `(B, C, H/S, W/S)`; on request the extractor's levels."""
+        if image_features is None or (contour_features is None and self.extractor is not None):
+            pixel_values = pad_to_multiple(check_pixel_values(pixel_values, 3).to(self.dtype), self.stride)
+        maps, level_features = [], None
+        if self.extractor is not None:
+            if contour_features is None:
+                contour_features, level_features = self._contour_branch(
+                    pixel_values, self.extractor, with_levels=with_levels
+                )
+            maps.append(self.contour_downsampling(contour_features))
+        if image_features is None:
+            image_features = self.image_features(pixel_values)
+        for backbone, feature_map in zip(self.image_backbones, image_features, strict=True):
+            maps.append(pool_to_stride(feature_map, backbone.stride, self.join_stride))
+        return [*maps, self.contour_fusion(maps)], level_features if with_levels else None
+
+
+class ContourGenderModel(ContourGenderPreTrainedModel):
+    """Fused contour and image features without the head: embeddings of images.
+
+    What `AutoModel` makes of a classifier's folder.
+    """
+
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^classifier\."]
+
+    def __init__(self, config: ContourGenderConfig):
+        super().__init__(config)
+        self.post_init()
+        self.after_loading()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_level_features: bool = False,
+        **kwargs: Any,
+    ) -> ContourGenderModelOutput:
+        """Embeds images.
+
+        Args:
+            pixel_values: `(B, 3, H, W)` from 1 pixel up, normalised with the config's mean and deviation.
+            output_hidden_states: also return the feature maps that were joined.
+            output_level_features: also return the extractor's levels.
+            **kwargs: only what Transformers passes to every model.
+
+        Returns:
+            The fused map and, as `pooler_output`, its mean `(B, C)`.
+
+        Example:
+            >>> import torch
+            >>> from hf_contour import ContourGenderConfig, ContourGenderModel
+            >>> model = ContourGenderModel(ContourGenderConfig(backbone="test_resnet")).eval()
+            >>> model(torch.zeros(2, 3, 96, 64)).pooler_output.shape
+            torch.Size([2, 128])
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        maps, level_features = self._fuse(pixel_values, with_levels=output_level_features)
+        return ContourGenderModelOutput(
+            last_hidden_state=maps[-1],
+            pooler_output=pool_to_grid(maps[-1], (1, 1)).flatten(1),
+            hidden_states=tuple(maps) if output_hidden_states else None,
+            level_features=level_features,
+        )
+
+
+class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
+    """Classifies images of garments by the section they are sold in, or by any other set of labels.
+
+    Source: CN113298092B, claims 3 to 5, steps S201 to S206.
+    """
+
+    def __init__(self, config: ContourGenderConfig):
+        super().__init__(config)
+        self.loss_type = "ForImageClassification"  # Transformers would guess it from the name of a subclass
+        self.classifier = ContourClassifier(config, self.contour_fusion.channels)
+        self.post_init()
+        self.after_loading()
 
     @classmethod
     def from_extractor_and_backbone(
@@ -287,52 +474,6 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
                 part.load_weights(file)
         return model
 
-    def contour_features(self, pixel_values: Tensor, extractor: nn.Module | None = None) -> Tensor:
-        """What the frozen branch gives, before anything that learns: to be computed once and given to `forward`.
-
-        Args:
-            pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
-            extractor: a folded copy of the model's own (`fold_batch_norms`), which is faster; `None` is its own.
-
-        Returns:
-            `(B, C, H'/s, W'/s)`: the fused map or the chosen levels, of the image padded to a multiple of the
-            model's stride, at the extractor's output stride s.
-
-        Raises:
-            ValueError: If the model has no extractor.
-        """
-        return self._contour_branch(pad_to_multiple(pixel_values, self.stride), extractor or self.extractor)[0]
-
-    def image_features(self, pixel_values: Tensor) -> list[Tensor]:
-        """What each backbone gives, before it is joined: to be computed once where the backbones are frozen too.
-
-        Args:
-            pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
-
-        Returns:
-            Maps `(B, C, H'/stride, W'/stride)` of the image padded to a multiple of the model's stride.
-        """
-        pixel_values = pad_to_multiple(pixel_values, self.stride)
-        return [backbone(pixel_values) for backbone in self.image_backbones]
-
-    def _contour_branch(
-        self, pixel_values: Tensor, extractor: nn.Module | None, *, with_levels: bool = False
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Contour features, and on request all levels; only what is needed of the extractor is run."""
-        if self.extractor is None or extractor is None:
-            raise ValueError("contour_features is 'none': this classifier has no extractor.")
-        uses_levels = self.config.contour_features == "levels"
-        pixel_values = renormalise(pixel_values, self.config, self.extractor.config)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_extractor):
-            if uses_levels and not with_levels:
-                chosen = extractor(pixel_values, levels=self.level_indices, return_dict=True).level_features
-                return torch.cat(chosen, dim=1), None
-            features = extractor(pixel_values, return_dict=True)
-            if uses_levels:
-                chosen = [features.level_features[index] for index in self.level_indices]
-                return torch.cat(chosen, dim=1), features.level_features
-            return features.last_hidden_state, features.level_features
-
     @can_return_tuple
     def forward(
         self,
@@ -349,7 +490,8 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         Args:
             pixel_values: `(B, 3, H, W)` from 1 pixel up, normalised with the config's mean and deviation; needed
                 unless all features are given.
-            labels: `(B,)` class numbers, or `(B, K)` zeros and ones for several labels.
+            labels: `(B,)` or `(B, 1)` class numbers, -100 for images that do not count; `(B, K)` shares of the
+                classes for one soft label an image, or zeros and ones for several labels.
             contour_features: what `contour_features` gave for these images; the extractor is then not run, and
                 there are no level features.
             image_features: what `image_features` gave for these images; the backbones are then not run.
@@ -360,25 +502,22 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         Returns:
             Logits `(B, K)`, divided by the config's `temperature` in evaluation mode; the loss is of the
             undivided logits.
+
+        Example:
+            >>> import torch
+            >>> from hf_contour import ContourGenderConfig, ContourGenderForImageClassification
+            >>> config = ContourGenderConfig(backbone="test_resnet", id2label={0: "men", 1: "women"})
+            >>> model = ContourGenderForImageClassification(config).eval()
+            >>> outputs = model(torch.zeros(2, 3, 96, 64), labels=torch.tensor([0, 1]))
+            >>> outputs.logits.shape, outputs.loss.shape
+            (torch.Size([2, 2]), torch.Size([]))
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if image_features is None or (contour_features is None and self.extractor is not None):
-            check_pixel_values(pixel_values, 3)
-            pixel_values = pad_to_multiple(pixel_values, self.stride)
-        maps, level_features = [], None
-        if self.extractor is not None:
-            if contour_features is None:
-                contour_features, level_features = self._contour_branch(
-                    pixel_values, self.extractor, with_levels=output_level_features
-                )
-            maps.append(self.contour_downsampling(contour_features))
-        if image_features is None:
-            image_features = self.image_features(pixel_values)
-        for backbone, feature_map in zip(self.image_backbones, image_features, strict=True):
-            maps.append(pool_to_stride(feature_map, backbone.stride, self.join_stride))
-        fused = self.contour_fusion(maps)
-        logits = self.classifier(fused)
+        maps, level_features = self._fuse(
+            pixel_values, contour_features, image_features, with_levels=output_level_features
+        )
+        logits = self.classifier(maps[-1])
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, problem_type=self.config.problem_type)
@@ -387,8 +526,8 @@ class ContourGenderForImageClassification(ContourPreTrainedModel):
         return ContourImageClassifierOutput(
             loss=loss,
             logits=logits,
-            hidden_states=(*maps, fused) if output_hidden_states else None,
-            level_features=level_features if output_level_features else None,
+            hidden_states=tuple(maps) if output_hidden_states else None,
+            level_features=level_features,
         )
 
 
@@ -433,6 +572,7 @@ def pool_to_grid(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
     return nn.functional.adaptive_avg_pool2d(feature_map, grid)
 
 
+ContourGenderModel.register_for_auto_class("AutoModel")
 ContourGenderForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
-__all__ = ["ContourGenderForImageClassification"]
+__all__ = ["ContourGenderForImageClassification", "ContourGenderModel"]

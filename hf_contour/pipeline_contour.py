@@ -1,7 +1,8 @@
-"""`pipeline("image-classification")` that opens images as training did."""
+"""The pipelines `image-classification` and `image-feature-extraction` that open images as training did."""
 
 import base64
 import binascii
+import importlib
 from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,59 @@ import torch
 from huggingface_hub.utils import get_session
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import ImageClassificationPipeline
+from transformers import ImageClassificationPipeline, ImageFeatureExtractionPipeline, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .image_opening_contour import ImageReadError, ImageSource
 
-TASK = "image-classification"
+MODEL_TYPE = "contour_gender"
 ON_ERROR = ("raise", "report")
 SOURCE_TYPES = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor)
 
 
-class ContourImageClassificationPipeline(ImageClassificationPipeline):
-    """Image classification whose images go through the processor's own `open_image`.
+class OpensImages(Pipeline):
+    """A pipeline whose images go through the processor's own `open_image`.
 
-    The standard pipeline opens images itself: 16-bit ones come out white, floating ones black, transparent
+    The standard pipelines open images themselves: 16-bit ones come out white, floating ones black, transparent
     pixels show whatever lies under them. With a processor that opens images (one that has `process_image`
     taking paths, known by its class's name, as a copy of it can come from a saved folder) the source is handed
     on as it is: a path, bytes, an http(s) address, a `data:` address, a Pillow image, an array, a tensor, or
     the `{"bytes", "path"}` of a data set's undecoded image. With any other processor it behaves as its parent.
+    """
+
+    # Left at None, Transformers 5.23 looks for one in the folder, and asks the user to run the folder's code for it.
+    _load_video_processor = False
+
+    @property
+    def _opens_images(self) -> bool:
+        return type(self.image_processor).__name__ == "ContourImageProcessor"
+
+    def preprocess(self, image: Any, timeout: float | None = None, **parameters: Any) -> Any:
+        """Opens one image.
+
+        Args:
+            image: an `ImageSource`, an address, or a mapping with `bytes` and `path`.
+            timeout: of a download, in seconds; None waits as long as it takes.
+            **parameters: of the processor.
+
+        Returns:
+            `pixel_values` of `(1, 3, H, W)`, in the model's type.
+
+        Raises:
+            ImageReadError: If it cannot be read.
+        """
+        if not self._opens_images:
+            return super().preprocess(image, timeout=timeout, **parameters)
+        source = _source(image, timeout)
+        return self.image_processor(images=source, return_tensors="pt", **parameters).to(self.dtype)
+
+
+class ContourImageFeatureExtractionPipeline(OpensImages, ImageFeatureExtractionPipeline):
+    """Embeddings of images; `pool=True` gives one vector an image, else the fused map is given."""
+
+
+class ContourImageClassificationPipeline(OpensImages, ImageClassificationPipeline):
+    """Image classification that opens images as training did.
 
     An image that cannot be read costs only itself. Of a list, a generator or a data set the others are
     classified, in order and in batches of any size, and in its place stands
@@ -47,16 +83,9 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
     with that best score, so that `result[0]["label"] is None` wherever there is no decision, and no result is empty.
     """
 
-    # Left at None, Transformers 5.23 looks for one in the folder, and asks the user to run the folder's code for it.
-    _load_video_processor = False
-
-    @property
-    def _opens_images(self) -> bool:
-        return type(self.image_processor).__name__ == "ContourImageProcessor"
-
     def check_model_type(self, supported_models: list[str] | dict[str, Any]) -> None:
         """Passes models of this package, which the parent's fixed list of names cannot hold."""
-        if self.model.config.model_type != "contour_gender":
+        if self.model.config.model_type != MODEL_TYPE:
             super().check_model_type(supported_models)
 
     def _sanitize_parameters(self, on_error: str | None = None, abstain: bool | None = None, **parameters: Any) -> Any:
@@ -101,21 +130,18 @@ class ContourImageClassificationPipeline(ImageClassificationPipeline):
         """Opens one image.
 
         Args:
-            image: an `ImageSource`, an address, or a mapping with `bytes` and `path`.
-            timeout: of a download, in seconds; None waits as long as it takes.
+            image: as in `OpensImages`.
+            timeout: as in `OpensImages`.
             on_error: "report" hands an unreadable image on as no pixels and the reason.
 
         Returns:
             `pixel_values` of `(1, 3, H, W)`, in the model's type; with "report" also `error`, None or the reason.
 
         Raises:
-            ImageReadError: If it cannot be read and is not to be reported; the message names it.
+            ImageReadError: With "raise", if it cannot be read.
         """
-        if not self._opens_images:
-            return super().preprocess(image, timeout=timeout)
         try:
-            source = _source(image, timeout)
-            inputs = self.image_processor(images=source, return_tensors="pt").to(self.dtype)
+            inputs = super().preprocess(image, timeout=timeout)
         except ValueError as error:
             # By name: the processor, and with it its error, can be the copy of a saved folder.
             if on_error == "raise" or type(error).__name__ != "ImageReadError":
@@ -168,13 +194,35 @@ class _ReadableItems(Dataset[Any]):
             return ImageReadError(f"item {index}: cannot be read ({error}); expected an image.")
 
 
-def register_pipeline() -> None:
-    """Puts the class behind `pipeline("image-classification")`; calling it again changes nothing.
+def register_pipelines() -> None:
+    """Puts the classes behind their tasks for models of this package; calling it again changes nothing.
 
-    Only the class of the task is exchanged: the default model and the model classes stay. The registry's own
-    `register_pipeline` would drop them, warn, and make every saved pipeline carry this file.
+    Other models keep exactly the class that the task had before. The registry's own `register_pipeline` would take
+    it from them, drop the task's default model, warn, and make every saved pipeline carry this file.
     """
-    PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] = ContourImageClassificationPipeline
+    for task, ours in (
+        ("image-classification", ContourImageClassificationPipeline),
+        ("image-feature-extraction", ContourImageFeatureExtractionPipeline),
+    ):
+        entry = PIPELINE_REGISTRY.supported_tasks[task]
+        if not hasattr(entry["impl"], "chosen_by_model"):
+            entry["impl"] = _by_model(entry["impl"], ours)
+
+
+def _by_model(stock: Any, ours: type[Pipeline]) -> type[Pipeline]:
+    """A class whose call makes one of `ours` for a model of this package, and of `stock` for any other."""
+    if isinstance(stock, str):  # "module.Class", not imported yet
+        module, _, name = stock.rpartition(".")
+        stock = getattr(importlib.import_module(module), name)
+
+    class ByModel(stock):
+        chosen_by_model = True
+
+        def __new__(cls, *inputs: Any, model: Any, **parameters: Any) -> Pipeline:
+            is_ours = getattr(model.config, "model_type", None) == MODEL_TYPE
+            return (ours if is_ours else stock)(*inputs, model=model, **parameters)
+
+    return ByModel
 
 
 def _source(image: Any, timeout: float | None) -> ImageSource:
@@ -214,4 +262,8 @@ def _decode_data_address(address: str) -> bytes:
         raise ImageReadError(f"{head[:100]}: its content is no base64 ({error}); expected an image.") from error
 
 
-__all__ = ["ContourImageClassificationPipeline", "register_pipeline"]
+__all__ = [
+    "ContourImageClassificationPipeline",
+    "ContourImageFeatureExtractionPipeline",
+    "register_pipelines",
+]

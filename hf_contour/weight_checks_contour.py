@@ -1,53 +1,38 @@
-"""Checks of weights: how many a model may have, what its files may hold, and what was made of them."""
+"""Checks of weights: what the files of a model may hold, and what was made of them."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from .configuration_contour_extractor import check_num_weights
 
 WEIGHT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})  # as safetensors calls them
 
 
-class _Planned(threading.local):
-    """How many weights this thread has planned, on the meta device, since it began to count; `None`: no count."""
+class LimitedPlanning(TorchFunctionMode):
+    """Plans a network on the meta device, as a context; stops as soon as it is larger than a config may ask for.
 
-    weights: int | None = None
-
-
-_planned = _Planned()
-
-
-def _count_planned(module: nn.Module, name: str, parameter: Tensor | None) -> None:
-    if _planned.weights is not None and parameter is not None and parameter.is_meta:
-        _planned.weights += parameter.numel()
-        check_num_weights(_planned.weights, "The backbones and the other fields of the config")
-
-
-# Installed once: putting hooks in and out while another thread builds a model would disturb it.
-register_module_parameter_registration_hook(_count_planned)
-
-
-@contextmanager
-def limited_weights() -> Iterator[_Planned]:
-    """Raises `ValueError` as soon as the block has planned more weights than a config may ask for.
-
-    Yields:
-        What has been planned so far, as `weights`.
+    Raises:
+        ValueError: Naming the field and how many parameters it asks for.
     """
-    outer, _planned.weights = _planned.weights, 0
-    try:
-        yield _planned
-    finally:
-        _planned.weights = outer
+
+    def __init__(self, field: str):
+        super().__init__()
+        self.field, self.count = field, 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs a function of torch, and counts what it allocates."""
+        with torch.device("meta"):
+            returned = function(*args, **(kwargs or {}))
+        if function is torch.empty:
+            self.count += returned.numel()
+            check_num_weights(self.count, self.field)
+        return returned
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -16,19 +16,20 @@ from hf_contour.modeling_contour_extractor import (
     ContourExtractorModel,
     fold_batch_norms,
 )
-from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
-from hf_contour.pipeline_contour import ContourImageClassificationPipeline, register_pipeline
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification, ContourGenderModel
+from hf_contour.pipeline_contour import ContourImageClassificationPipeline, register_pipelines
 
 for _config, _model in (
     (ContourExtractorConfig, ContourExtractorModel),
-    (ContourGenderConfig, ContourGenderForImageClassification),
+    (ContourGenderConfig, ContourGenderModel),
 ):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
-    AutoImageProcessor.register(_config, ContourImageProcessor, exist_ok=True)
+    # By name, as the first place is that of another backend, and every load would complain that ours is missing.
+    AutoImageProcessor.register(_config, fast_image_processor_class=ContourImageProcessor, exist_ok=True)
 AutoModelForPreTraining.register(ContourExtractorConfig, ContourExtractorForPreTraining, exist_ok=True)
 AutoModelForImageClassification.register(ContourGenderConfig, ContourGenderForImageClassification, exist_ok=True)
-register_pipeline()
+register_pipelines()
 
 __all__ = [
     "ContourExtractorConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "ContourExtractorModel",
     "ContourGenderConfig",
     "ContourGenderForImageClassification",
+    "ContourGenderModel",
     "ContourImageClassificationPipeline",
     "ContourImageProcessor",
     "ImageReadError",

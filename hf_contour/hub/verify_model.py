@@ -19,7 +19,7 @@ from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.io import state_dict_sha256
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, ContourExtractorModel
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
-from hf_contour.weight_checks_contour import limited_weights, refuse_other_types, weight_files, weight_types
+from hf_contour.weight_checks_contour import refuse_other_types, weight_files, weight_types
 
 OK, WARNING, FAILED = "ok", "WARNING", "FAILED"
 MAX_JSON_BYTES = 2**24  # a hundred thousand labels take a tenth of it
@@ -121,7 +121,7 @@ def plan_model(content: Mapping[str, Any]) -> nn.Module:
         chosen = MODELS[names[0] if names else default or "ContourExtractorForPreTraining"]
         if chosen.config_class.model_type != model_type:
             raise ValueError(f"architectures names {chosen.__name__}, which is no model of type {model_type}")
-        with torch.device("meta"), limited_weights():
+        with torch.device("meta"):
             return chosen(config)
     except Exception as error:  # whatever a config makes a library raise is what was to be found out
         raise ValueError(" ".join(str(error).split())[:500] or type(error).__name__) from error

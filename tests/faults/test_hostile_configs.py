@@ -28,9 +28,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, AutoModelForPreTraining
 
 from hf_contour import ContourExtractorConfig, ContourExtractorForPreTraining, ContourGenderConfig
-from hf_contour.configuration_contour_extractor import MAX_WEIGHTS
-from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
-from hf_contour.weight_checks_contour import limited_weights
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification, plan_backbone
 
 ALL = all_cases()
 # Every field and, since the tables of values are not as long as this step, every kind of value.
@@ -188,25 +186,32 @@ def test_absurd_sizes_take_no_memory_of_python_either(record_property):
     assert max(peaks.values()) <= 2**26, max(peaks, key=peaks.__getitem__)
 
 
-def test_what_is_counted_is_what_a_model_has():
-    config = ContourExtractorConfig(unify="deconv", hidden_sizes=[8, 12], depths=[1, 2], strides=[4, 4])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"contour_features": "fused", "contour_downsampling": "average", "fusion": "conv", "head": "mlp"},
+        {"contour_features": "none", "fusion": "concat", "head": "cnn", "head_grid": [1, 1]},
+    ],
+)
+def test_what_is_counted_is_what_a_classifier_has(fields):
+    """But for biases, normalisations and the layers between the first and the last of the downsampling."""
+    config = ContourGenderConfig(extractor_config=EXTRACTOR, backbone="test_resnet", fusion_channels=24, **fields)
     with torch.device("meta"):
-        model = ContourExtractorForPreTraining(config)
-    counted = sum(parameter.numel() for parameter in model.parameters())
-    with torch.device("meta"), limited_weights() as limit:
-        ContourExtractorForPreTraining(config)
-        assert limit.weights == counted
-    assert counted < MAX_WEIGHTS
+        model = ContourGenderForImageClassification(config)
+    extractor = sum(parameter.numel() for parameter in model.extractor.parameters()) if model.extractor else 0
+    num_parameters = sum(parameter.numel() for parameter in model.parameters()) - extractor
+    backbone = model.image_backbones[0]
+    counted = config.count_parameters([backbone.num_features]) + sum(part.numel() for part in backbone.parameters())
+    assert 0.9 * num_parameters < counted < 1.5 * num_parameters
 
 
 def test_planning_a_model_draws_no_random_number():
     config = ContourGenderConfig(extractor_config=EXTRACTOR, backbone="test_resnet", fusion_channels=8)
+    plan_backbone.cache_clear()
     models = []
-    for plan in (True, False):
+    for _ in ("planned", "known"):
         torch.manual_seed(3)
-        with torch.device("meta"):
-            if plan:
-                ContourGenderForImageClassification(config)
         models.append(ContourGenderForImageClassification(config).state_dict())
     assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,19 @@ from PIL import Image
 from tiny_models import tiny_classifier
 from tiny_training import settings, write_source
 from transformers import pipeline
-from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_contour.image_processing_contour import ContourImageProcessor
-from hf_contour.pipeline_contour import TASK, ContourImageClassificationPipeline, register_pipeline
+from hf_contour.pipeline_contour import ContourImageClassificationPipeline
 from hf_contour.training.loop import TrainingLoop
 from hf_contour.training.run import run_stage
 
+TASK = "image-classification"
 SIZE = 32
 MEGABYTE = 2**20
 MAX_GROWTH = 5 * MEGABYTE
 Record = Callable[[str, object], None]
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs a Linux that tells memory")
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> Iterator[None]:
-    before = PIPELINE_REGISTRY.supported_tasks[TASK]["impl"]
-    register_pipeline()
-    yield
-    PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] = before
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A bad image costs that image only: in `pipeline`, in bulk prediction and, by option, in training."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,20 @@ from tiny_models import tiny_classifier
 from tiny_training import settings, write_source
 from torch.utils.data import DataLoader
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, pipeline
-from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_contour.data.samples import ContourSamples, ContourStream, collate_gender
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
 from hf_contour.inference.inputs import find_images
 from hf_contour.inference.predict import classify_images
-from hf_contour.pipeline_contour import TASK, ContourImageClassificationPipeline, register_pipeline
+from hf_contour.pipeline_contour import ContourImageClassificationPipeline
 from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
 from hf_contour.training.run import run_stage
 
+TASK = "image-classification"
 SIZE = 32
 CUT = ODD_IMAGES["rgb_jpeg"].content[:300]
 BAD: list[Any] = [CUT, b"", b"<html></html>", "absent.png", None, 7, np.full((4, 4), np.nan), "data:image/png,??"]
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> Iterator[None]:
-    before = PIPELINE_REGISTRY.supported_tasks[TASK]["impl"]
-    register_pipeline()
-    yield
-    PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] = before
 
 
 @pytest.fixture(scope="module")

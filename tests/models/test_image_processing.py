@@ -358,3 +358,24 @@ def test_contours_are_learnt_from_images_of_their_own_size(tmp_path):
     sample = ContourSamples(rows, processor, stage="contour")[0]
     assert sample["pixel_values"].shape == (3, 256, 192)
     assert sample["labels"].shape == (256, 192)
+
+
+def test_floats_in_the_unit_range_stay_where_nothing_is_rescaled():
+    """They are rescaled already; normalised they end in -1..1, the padding with them."""
+    processor = ContourImageProcessor(size={"height": 12, "width": 8}, do_rescale=False)
+    values = torch.rand(3, 6, 8, generator=torch.Generator().manual_seed(0))
+    for image in (values, values.permute(1, 2, 0).numpy(), values.double()):
+        tensor = pixel_values(processor, image, input_data_format=None)[0]
+        assert torch.allclose(tensor[:, 3:9], values * 2 - 1, atol=1e-6)
+        assert torch.equal(tensor[:, :3], torch.ones(3, 3, 8))  # white
+    translucent = np.full((6, 8, 4), 0.5, dtype=np.float32)
+    assert np.allclose(pixel_values(processor, translucent)[0, :, 3:9], 0.5)  # half of 0.5, half of white: 0.75
+
+
+def test_an_image_keeps_its_size_where_a_call_does_not_resize():
+    """Padding goes with resizing, whether the image is larger or smaller than the size of the processor."""
+    processor = ContourImageProcessor(size=16)
+    for height, width in ((40, 30), (5, 7)):
+        image = np.zeros((height, width, 3), dtype=np.uint8)
+        assert pixel_values(processor, image, do_resize=False).shape == (1, 3, height, width)
+    assert pixel_values(processor, image, do_resize=False, do_pad=True).shape == (1, 3, 16, 16)

@@ -4,7 +4,6 @@ import base64
 import http.server
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -16,30 +15,25 @@ from odd_images import ODD_IMAGES, colours, encode
 from PIL import Image
 from tiny_models import tiny_classifier
 from transformers import (
+    AutoModelForImageClassification,
     ImageClassificationPipeline,
     PretrainedConfig,
-    ViTConfig,
-    ViTForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
     ViTImageProcessor,
     pipeline,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hf_contour import ContourGenderModel
 from hf_contour.data.samples import ContourSamples
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
 from hf_contour.inference.inputs import ImageSource, PredictionReport, open_images
-from hf_contour.pipeline_contour import TASK, ContourImageClassificationPipeline, register_pipeline
+from hf_contour.pipeline_contour import ContourImageClassificationPipeline, register_pipelines
 
+TASK = "image-classification"
 SIZE = 32
 LABELS = {0: "men", 1: "women", 2: "children"}
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> Iterator[None]:
-    before = PIPELINE_REGISTRY.supported_tasks[TASK]["impl"]
-    register_pipeline()
-    yield
-    PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] = before
 
 
 @pytest.fixture(scope="module")
@@ -221,11 +215,11 @@ def test_registering_is_quiet_and_keeps_the_task(caplog: pytest.LogCaptureFixtur
     before = dict(PIPELINE_REGISTRY.supported_tasks[TASK])
     logging.getLogger("transformers").propagate = True
     with caplog.at_level(logging.DEBUG):
-        register_pipeline()
-        register_pipeline()
+        register_pipelines()
+        register_pipelines()
     assert caplog.records == []
     assert PIPELINE_REGISTRY.supported_tasks[TASK] == before
-    assert PIPELINE_REGISTRY.check_task(TASK)[1]["impl"] is ContourImageClassificationPipeline
+    assert before["pt"] == (AutoModelForImageClassification,)
 
 
 def test_no_complaint_about_an_unknown_model(model: torch.nn.Module, capfd: pytest.CaptureFixture[str]) -> None:
@@ -233,27 +227,36 @@ def test_no_complaint_about_an_unknown_model(model: torch.nn.Module, capfd: pyte
     assert "not supported" not in "".join(capfd.readouterr())
 
 
-def test_other_models_behave_as_before(tmp_path: Path) -> None:
-    """A ViT with its own processor: same results from the parent class and from ours."""
-    torch.manual_seed(0)
-    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32)
-    parts = {
-        "model": ViTForImageClassification(config).eval(),
-        "image_processor": ViTImageProcessor(size={"height": 32, "width": 32}),
-        "device": "cpu",
-    }
-    ours = pipeline(TASK, **parts)
-    assert type(ours) is ContourImageClassificationPipeline
-    theirs = ImageClassificationPipeline(task=TASK, **parts)
+@pytest.mark.parametrize("from_folder", [False, True])
+def test_other_models_keep_exactly_the_class_of_the_task(tmp_path: Path, from_folder: bool) -> None:
+    """A plain ResNet, as a model and as a folder, and what it saves."""
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
+    model, processor = ResNetForImageClassification(config).eval(), ViTImageProcessor(size={"height": 32, "width": 32})
+    model.save_pretrained(tmp_path / "resnet")
+    processor.save_pretrained(tmp_path / "resnet")
+    parts = {"model": str(tmp_path / "resnet")} if from_folder else {"model": model, "image_processor": processor}
+    classify = pipeline(TASK, **parts, device="cpu")
+    assert type(classify) is ImageClassificationPipeline
     path = tmp_path / "image.png"
     path.write_bytes(ODD_IMAGES["rgba_png"].content)
-    for source in (str(path), Image.fromarray(colours())):
-        assert ours(source) == theirs(source)
-    with pytest.raises(ValueError, match="no abstain_threshold"):
-        ours(str(path), abstain=True)
-    ours.save_pretrained(tmp_path / "saved")
+    theirs = ImageClassificationPipeline(model=model, image_processor=processor, task=TASK, device="cpu")
+    assert classify(str(path)) == theirs(str(path))
+    classify.save_pretrained(tmp_path / "saved")
     assert "custom_pipelines" not in PretrainedConfig.get_config_dict(tmp_path / "saved")[0]
     assert not list((tmp_path / "saved").glob("*.py"))
+
+
+def test_embeddings_are_those_of_a_direct_call(model: torch.nn.Module, paths: list[str], tmp_path: Path) -> None:
+    """By the stock task, from the classifier's folder, whatever the kind of file."""
+    model.save_pretrained(tmp_path)
+    processor = ContourImageProcessor(size=SIZE)
+    processor.save_pretrained(tmp_path)
+    embed = pipeline("image-feature-extraction", str(tmp_path), device="cpu", pool=True)
+    assert type(embed.model) is ContourGenderModel
+    for path in paths[::5]:
+        with torch.no_grad():
+            fused = model(**processor(path, return_tensors="pt"), output_hidden_states=True).hidden_states[-1]
+        assert embed(path)[0] == pytest.approx(fused.mean(dim=(2, 3))[0].tolist(), abs=1e-5)
 
 
 def test_deep_images_are_not_white(classify: ContourImageClassificationPipeline, paths: list[str]) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from odd_images import ODD_IMAGES
 from PIL import Image
 from tiny_models import TIMM_CASCADE, tiny_classifier, tiny_extractor
+from transformers import pipeline
 
+import hf_contour
 from hf_contour import ContourImageProcessor
 
 BLOCKER = """
@@ -67,12 +70,35 @@ for kind, folder in (("first", root), ("again", root / "again")):
 model = AutoModelForImageClassification.from_pretrained(root / "classifier", trust_remote_code=True)
 assert not any(parameter.requires_grad for parameter in model.extractor.parameters())
 model.train()(pixels["pixel_values"].expand(2, -1, -1, -1), labels=torch.tensor([0, 1])).loss.backward()
+from pathlib import Path
 classify = pipeline("image-classification", str(root / "classifier"), trust_remote_code=True)
-answers["pipeline"] = {entry["label"]: entry["score"] for entry in classify(str(root / "image.png"), top_k=3)}
+embed = pipeline("image-feature-extraction", str(root / "classifier"), trust_remote_code=True, pool=True)
+images = sorted(str(path) for path in root.glob("*.png"))
+answers["pipeline"] = {Path(path).name: [classify(path, top_k=3), embed(path)] for path in images}
 torch.save(answers, root / "answers.pt")
 assert not [name for name in sys.modules if name.split(".")[0] == "hf_contour"]
 """
 )
+
+INSTALLED = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[2])
+import importlib.util
+import torch
+from transformers import pipeline
+
+assert importlib.util.find_spec("hf_contour") is not None
+root = Path(sys.argv[1])
+answers = {}
+classify = pipeline("image-classification", str(root / "classifier"), trust_remote_code=True)
+embed = pipeline("image-feature-extraction", str(root / "classifier"), trust_remote_code=True, pool=True)
+for path in sorted(root.glob("*.png")):
+    answers[path.name] = [classify(str(path), top_k=3), embed(str(path))]
+torch.save(answers, root / "installed.pt")
+assert "hf_contour" not in sys.modules
+"""
 
 DISTRUSTING = (
     BLOCKER
@@ -108,11 +134,11 @@ assert not (root / "executed").exists()
 )
 
 
-def run_without_package(script: str, root: Path) -> None:
+def run_without_package(script: str, root: Path, *arguments: str) -> None:
     """Runs a script in an isolated Python, away from the Hub and with a module cache of its own."""
     environment = {**os.environ, "HF_HOME": str(root / "huggingface"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
-        [sys.executable, "-I", "-c", script, str(root)],
+        [sys.executable, "-I", "-c", script, str(root), *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -137,6 +163,8 @@ def folders(tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (41, 33, 3), generator=generator, dtype=torch.uint8)
     Image.fromarray(noise.numpy()).save(root / "image.png")
+    for name in ("rgba_png", "deep_grey_png"):  # which the stock pipeline opens in another way
+        (root / f"{name}.png").write_bytes(ODD_IMAGES[name].content)
     return root, models
 
 
@@ -152,19 +180,45 @@ def test_folders_load_and_run_without_the_package(folders, answers):
     root, models = folders
     pixels = ContourImageProcessor(size={"height": 48, "width": 40})(root / "image.png", return_tensors="pt")
     expected = {name: model(**pixels) for name, model in models.items()}
-    scores = expected["classifier"].logits.softmax(dim=-1)[0]
-    for index, label in models["classifier"].config.id2label.items():
-        # The standard pipeline opens images by itself, an 8-bit RGB one in the same way.
-        assert answers["pipeline"][label] == pytest.approx(scores[index].item(), abs=1e-6)
+    expected["classifier"]["last_hidden_state"] = models["classifier"](
+        **pixels, output_hidden_states=True
+    ).hidden_states[-1]
     keys = [key for key in answers if key != "pipeline"]
     assert len(keys) == 10
     for key in keys:
         _, name, auto = key.split()
-        field = "last_hidden_state" if (name, auto) == ("extractor", "AutoModel") else "logits"
+        field = "last_hidden_state" if auto == "AutoModel" else "logits"
         assert torch.equal(answers[key]["pixel_values"], pixels["pixel_values"]), key
         assert torch.equal(answers[key]["output"], expected[name][field]), key
     assert answers["first extractor AutoModel"]["class"] == "ContourExtractorModel"
-    assert answers["first classifier AutoModel"]["class"] == "ContourGenderForImageClassification"
+    assert answers["first classifier AutoModel"]["class"] == "ContourGenderModel"
+
+
+@pytest.mark.parametrize("imported", [True, False], ids=["imported", "installed and not imported"])
+def test_one_file_gets_one_answer_by_each_route(folders, answers, imported):
+    """The reference is the remote code of the folder alone; odd files are what the stock pipeline would differ on."""
+    root, _ = folders
+    if imported:
+        routes = {"without trust": {}, "with trust": {"trust_remote_code": True}}
+        found = {route: pipeline_answers(root, **trust) for route, trust in routes.items()}
+    else:
+        source = Path(hf_contour.__file__).parents[1]
+        run_without_package(INSTALLED, root, str(source))
+        found = {"installed": torch.load(root / "installed.pt")}
+    assert len(answers["pipeline"]) == 3
+    for route, by_image in found.items():
+        for name, (scores, embedding) in answers["pipeline"].items():
+            theirs, vector = by_image[name]
+            assert [entry["label"] for entry in theirs] == [entry["label"] for entry in scores], (route, name)
+            assert [e["score"] for e in theirs] == pytest.approx([e["score"] for e in scores], abs=1e-6), (route, name)
+            assert vector[0] == pytest.approx(embedding[0], abs=1e-6), (route, name)
+
+
+def pipeline_answers(root, **trust):
+    """Scores and embeddings of the images beside the folders, by the pipelines."""
+    classify = pipeline("image-classification", str(root / "classifier"), **trust)
+    embed = pipeline("image-feature-extraction", str(root / "classifier"), pool=True, **trust)
+    return {path.name: [classify(str(path), top_k=3), embed(str(path))] for path in sorted(root.glob("*.png"))}
 
 
 @pytest.mark.usefixtures("answers")
