@@ -138,7 +138,7 @@ class ContourGenderConfig(PreTrainedConfig):
         kwargs.pop("custom_pipelines", None)  # always those of this class, whatever a file says
         check_common_fields(vars(self), kwargs, class_names=dir(type(self)))
         kwargs["auto_map"] = complete_auto_map(kwargs.get("auto_map"), AUTO_MAP)
-        if self.id2label is not None:
+        if self.id2label is not None:  # type: ignore[has-type]
             kwargs.pop("num_labels", None)  # the labels say how many they are
         elif "num_labels" not in kwargs and not self.transformers_version:  # a saved config without names has none
             self.id2label = dict(enumerate(LABELS))

@@ -90,11 +90,11 @@ class ConvNormAct(nn.Sequential):
         *,
         stride: int = 1,
         act: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: str | None = None,
     ):
-        padding = kernel_size // 2
+        padding, mode = kernel_size // 2, padding_mode or "zeros"
         layers = [
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False, padding_mode=padding_mode),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False, padding_mode=mode),
             nn.BatchNorm2d(out_channels),
         ]
         super().__init__(*layers, *([nn.ReLU()] if act else []))

@@ -126,13 +126,14 @@ class ContourImageClassificationPipeline(OpensImages, ImageClassificationPipelin
             inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params
         )
 
-    def preprocess(self, image: Any, timeout: float | None = None, on_error: str = "raise") -> Any:
+    def preprocess(self, image: Any, timeout: float | None = None, on_error: str = "raise", **parameters: Any) -> Any:
         """Opens one image.
 
         Args:
             image: as in `OpensImages`.
             timeout: as in `OpensImages`.
             on_error: "report" hands an unreadable image on as no pixels and the reason.
+            **parameters: of the processor.
 
         Returns:
             `pixel_values` of `(1, 3, H, W)`, in the model's type; with "report" also `error`, None or the reason.
@@ -141,7 +142,7 @@ class ContourImageClassificationPipeline(OpensImages, ImageClassificationPipelin
             ImageReadError: With "raise", if it cannot be read.
         """
         try:
-            inputs = super().preprocess(image, timeout=timeout)
+            inputs = super().preprocess(image, timeout=timeout, **parameters)
         except ValueError as error:
             # By name: the processor, and with it its error, can be the copy of a saved folder.
             if on_error == "raise" or type(error).__name__ != "ImageReadError":

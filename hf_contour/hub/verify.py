@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_contour.configuration_contour_gender import PIPELINES
 from hf_contour.hub.publish import PICKLES, card_problems
 from hf_contour.hub.verify_model import (
     FAILED,
@@ -39,7 +40,7 @@ PACKAGE = Path(__file__).parents[1]
 CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".pth", ".h5", ".keras", ".dill"})
 # Files that make a loader go elsewhere, and fields of a config that do.
 REDIRECTIONS = ("adapter_config.json", ".metadata")
-REDIRECTING_FIELDS = ("custom_pipelines", "transformers_weights", "quantization_config", "fusion_config")
+REDIRECTING_FIELDS = ("transformers_weights", "quantization_config", "fusion_config")
 HARMLESS, DAMAGED, USAGE, HARMFUL = 0, 1, 2, 3
 
 
@@ -244,6 +245,9 @@ def check_references(folder: Path, contents: Mapping[str, dict[str, Any]]) -> li
             if field in content:
                 message = f"{place} has {field}, which makes a loader take something else; delete it."
                 findings.append(Finding("references", FAILED, message, harmful=True))
+        if content.get("custom_pipelines", PIPELINES) != PIPELINES:
+            message = f"{place} has custom_pipelines that are none of this package's; delete them."
+            findings.append(Finding("references", FAILED, message, harmful=True))
         auto_map = content.get("auto_map") or {}
         for reference in auto_map.values() if isinstance(auto_map, dict) else [auto_map]:
             module, _, name = reference.partition(".") if isinstance(reference, str) else ("", "", "")
