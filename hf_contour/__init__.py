@@ -11,19 +11,17 @@ from hf_contour.version import __version__
 # `hf-contour --help` and its refusals answer before torch is loaded, which takes seconds; its commands load what they
 # need.
 if PurePath(getattr(sys, "argv", [""])[0]).stem != "hf-contour":
-    from hf_contour.hub.registration import (
-        ContourExtractorConfig,
+    import hf_contour.hub.registration  # noqa: F401
+    from hf_contour.configuration_contour_extractor import ContourExtractorConfig
+    from hf_contour.configuration_contour_gender import ContourGenderConfig
+    from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError, open_image
+    from hf_contour.modeling_contour_extractor import (
         ContourExtractorForPreTraining,
         ContourExtractorModel,
-        ContourGenderConfig,
-        ContourGenderForImageClassification,
-        ContourGenderModel,
-        ContourImageClassificationPipeline,
-        ContourImageProcessor,
-        ImageReadError,
         fold_batch_norms,
-        open_image,
     )
+    from hf_contour.modeling_contour_gender import ContourGenderForImageClassification, ContourGenderModel
+    from hf_contour.pipeline_contour import ContourImageClassificationPipeline
 
 __all__ = [
     "ContourExtractorConfig",

@@ -12,7 +12,7 @@ what both are worth on other images. Exit codes: 0 done, 2 refused.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hf_contour.cli.settings import command_line, read_settings
+from hf_contour.cli.settings import command_line, hide_loading_bar, read_settings
 from hf_contour.evaluation.arguments import CalibrationArguments
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
 
     from hf_contour.evaluation.calibration import calibrate
 
+    hide_loading_bar()
     calibration = calibrate(arguments, command=command_line("calibrate", argv))
     if PartialState().is_main_process:
         print(described(calibration))

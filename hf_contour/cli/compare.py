@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_contour.cli.settings import command_line, read_settings
+from hf_contour.cli.settings import command_line, hide_loading_bar, read_settings
 
 HEADER = ["images", "number", "groups", "first", "second", "difference (95 % interval)", "McNemar p"]
 
@@ -87,6 +87,7 @@ def carry_out(arguments: CompareArguments, command: str) -> int:
     )
     from hf_contour.io import write_json
 
+    hide_loading_bar()
     plan = read_plan(plan_path(str(arguments.plan)))
     settings: dict[str, Any] = {"data": arguments.data, "torch_threads": arguments.torch_threads}
     runs = planned_runs(plan, output_dir=arguments.output_dir, settings=settings)

@@ -14,7 +14,7 @@ Exit codes: 0 done, 2 refused.
 
 from collections.abc import Sequence
 
-from hf_contour.cli.settings import command_line, read_settings
+from hf_contour.cli.settings import command_line, hide_loading_bar, read_settings
 from hf_contour.evaluation.arguments import EvaluationArguments
 
 
@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
 
     from hf_contour.evaluation.run import evaluate, summary
 
+    hide_loading_bar()
     results, path = evaluate(arguments, command=command_line("evaluate", argv))
     if PartialState().is_main_process:
         print(summary(results))

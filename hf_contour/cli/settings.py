@@ -17,6 +17,13 @@ def read_settings(settings: type[Any], argv: Sequence[str], *, command: str, des
     return FlagParser(settings, prog=f"hf-contour {command}", description=description or "").parse_settings(argv)
 
 
+def hide_loading_bar() -> None:
+    """Keeps Transformers from drawing a bar for each model that it loads, which takes a blink here."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def command_line(command: str, argv: Sequence[str]) -> str:
     """The command for a results file, without absolute paths."""
     return shlex.join(["hf-contour", command, *map(portable_path, argv)])

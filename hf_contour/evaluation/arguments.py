@@ -93,9 +93,8 @@ class EvaluationArguments:
 
     @property
     def model_name(self) -> str:
-        """Name of the model's folder; of one called `model`, as trainings write it, the run and the stage."""
-        folder = Path(self.model).resolve()
-        return "-".join(folder.parts[-3:-1]) if folder.name == "model" else folder.name
+        """See the function `model_name`."""
+        return model_name(Path(self.model))
 
     @property
     def results_name(self) -> str:
@@ -142,6 +141,12 @@ class CalibrationArguments:
     def __post_init__(self) -> None:
         if not self.wanted_accuracy or not all(0 < accuracy <= 1 for accuracy in self.wanted_accuracy):
             raise ValueError(f"wanted_accuracy is {self.wanted_accuracy}; expected numbers from 0 to 1, such as 0.99.")
+
+
+def model_name(folder: Path) -> str:
+    """The name of a model's folder; of one called `model`, as trainings write it, the run and the stage."""
+    parts = folder.resolve().parts
+    return "-".join(parts[-3:-1]) if parts[-1] == "model" else parts[-1]
 
 
 def portable_path(path: str) -> str:

@@ -185,7 +185,7 @@ def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Map
         "variant": run.variant,
         "changes": run.changes,
         "seed": run.arguments.seed,
-        "weights": training["model"]["weights"],
+        "num_parameters": training["model"].get("num_parameters", training["model"].get("weights")),
         "multiply_adds": _multiply_adds(run.arguments),
         "steps": training["training"]["steps"],
         "num_samples_seen": training["training"]["num_samples_seen"],

@@ -1,4 +1,4 @@
-"""What a model costs: weights, multiply-adds, and time beside another model's in one process."""
+"""What a model costs: parameters, multiply-adds, and time beside another model's in one process."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,11 +1,11 @@
 """Model cards and result tables, rendered from results files; no figure is typed by hand.
 
-    python -m hf_contour.hub.card            # write cards and code of model_cards/, and the tables of README.md
+    python -m hf_contour.hub.card            # write the cards of model_cards/, and the tables of README.md and docs/
     python -m hf_contour.hub.card --check    # only say which disagree with the results
 
 `model_cards/cards.yaml` names, for each model folder, what it was trained on; figures come from
-`model_cards/results/*.json`. In README.md a table stands between `<!-- results: TASK -->` and `<!-- end results -->`,
-or between the markers that `named_tables` describes.
+`model_cards/results/*.json`. In a page a table stands between `<!-- results: TASK -->` and `<!-- end results -->`, or
+between the markers that `named_tables` describes.
 """
 
 import argparse
@@ -19,16 +19,17 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_contour.configuration_contour_gender import DEFAULT_LEVELS
+from hf_contour.evaluation.arguments import model_name
 from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, Results, read_results_folder
 from hf_contour.hub import card_text
 from hf_contour.hub.backbone_weights import PACKAGED_WEIGHTS
 from hf_contour.hub.card_tables import data_words, fill_tables, garments_only, results_section
-from hf_contour.hub.card_text import DATA_SOURCES
+from hf_contour.hub.card_text import DATA_SOURCES, DataSource
 from hf_contour.hub.named_tables import fill_named_tables
 
+EXAMPLE_IMAGE = "example.png"  # beside the card, for the widget; see `assemble`
 MODEL_TYPE_TASKS = {"contour_gender": CLASSIFICATION, "contour_extractor": CONTOURS}
 # Scores that go into the header, by task.
 INDEXED_SCORES = {
@@ -43,26 +44,42 @@ class CardFacts:
 
     Attributes:
         trained_on: keys of `DATA_SOURCES`.
+        own_data: further data, which this package knows nothing of.
         starting_weights: keys of `PACKAGED_WEIGHTS`.
         commands: the commands that trained the model.
         base_model: Hub id that the weights were tuned from, where there is one.
+        repo_id: Hub id of the model itself; the name of its folder where it has none.
+        license: of the weights, where `trained_on` does not say it.
 
     Raises:
-        ValueError: For unknown keys.
+        ValueError: For unknown keys, or without any data.
     """
 
-    trained_on: list[str]
+    trained_on: list[str] = field(default_factory=list)
+    own_data: list[DataSource] = field(default_factory=list)
     starting_weights: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     base_model: str | None = None
+    repo_id: str | None = None
+    license: str = "apache-2.0"
 
     def __post_init__(self) -> None:
         for name, known in (("trained_on", DATA_SOURCES), ("starting_weights", PACKAGED_WEIGHTS)):
             unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:
                 raise ValueError(f"{name} names {unknown}; known are {sorted(known)}.")
-        if not self.trained_on:
+        if not self.sources:
             raise ValueError(f"trained_on is empty; name at least one of {sorted(DATA_SOURCES)}.")
+
+    @property
+    def sources(self) -> list[DataSource]:
+        """All data that the model was trained on."""
+        return [*(DATA_SOURCES[name] for name in self.trained_on), *self.own_data]
+
+    @property
+    def is_research_only(self) -> bool:
+        """Whether the data limits the weights to research and education."""
+        return any(source.research_only for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -92,16 +109,16 @@ def read_model_folder(folder: Path) -> ModelFolder:
             f"{folder} holds a model of type {config.get('model_type')!r}; expected one of {sorted(MODEL_TYPE_TASKS)}."
         )
     return ModelFolder(
-        name=folder.resolve().name,
+        name=model_name(folder),
         task=MODEL_TYPE_TASKS[config["model_type"]],
         config=config,
-        num_parameters=count_parameters(weights),
+        num_parameters=stored_parameters(weights),
         megabytes=weights.stat().st_size / 1e6,
     )
 
 
-def count_parameters(weights: Path) -> int:
-    """Numbers in a safetensors file, without the statistics of normalisation layers."""
+def stored_parameters(weights: Path) -> int:
+    """Parameters in a safetensors file, which has the statistics of normalisation layers too."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     total = 0
     with safe_open(weights, "pt") as file:
@@ -114,13 +131,14 @@ def count_parameters(weights: Path) -> int:
     return total
 
 
-def render_card(folder: Path, facts: CardFacts, results: Sequence[Results]) -> ModelCard:
+def render_card(folder: Path, facts: CardFacts, results: Sequence[Results], *, more_results: str = "") -> ModelCard:
     """The card of a model folder.
 
     Args:
         folder: with `config.json` and `model.safetensors`.
         facts: what was it trained on.
         results: evaluations of this model, of the task of the model.
+        more_results: Markdown below the tables of the evaluations.
 
     Returns:
         The card; `str(card)` is the text of `README.md`.
@@ -131,36 +149,44 @@ def render_card(folder: Path, facts: CardFacts, results: Sequence[Results]) -> M
     model = read_model_folder(folder)
     for found in results:
         _check_belongs(found, model)
-    is_classifier = model.task == CLASSIFICATION
-    labels = list(model.config.get("id2label", {}).values())
-    sources = [DATA_SOURCES[name] for name in facts.trained_on]
-    research_only = any(source.research_only for source in sources)
     return ModelCard.from_template(
         card_metadata(model, facts, results),
-        template_str=card_text.TEMPLATE,
+        template_path=str(Path(__file__).with_name("card_template.md")),
         title=model.name,
-        summary=_summary(labels) if is_classifier else "Finds contours in photographs, and gives features of them.",
         architecture=_architecture(model),
-        usage=_usage(model),
+        usage=_usage(model, facts.repo_id or model.name),
         abstaining=_abstaining(model),
-        intended_use=(
-            card_text.CLASSIFIER_USE.format(labels=", ".join(labels)) if is_classifier else card_text.EXTRACTOR_USE
-        ),
-        unintended_use=card_text.CLASSIFIER_MISUSE if is_classifier else card_text.EXTRACTOR_MISUSE,
-        results=results_section(results, folder),
-        sources=sources,
+        results="\n\n".join(part for part in (results_section(results, folder), more_results) if part),
+        sources=facts.sources,
         starting_weights=[PACKAGED_WEIGHTS[name] for name in facts.starting_weights],
+        says_starting_weights=not facts.own_data,
         commands=facts.commands,
-        limits=[
-            card_text.GENERAL_LIMIT,
-            card_text.CLASSIFIER_LIMIT if is_classifier else card_text.EXTRACTOR_LIMIT,
-            *(limit for found in results for limit in _measured_limits(found)),
-            *(limit for source in sources for limit in source.limits),
-        ],
-        weights_license=card_text.RESEARCH_ONLY if research_only else card_text.FREE_WEIGHTS,
         patent=card_text.PATENT,
-        citations=[source.citation for source in sources if source.citation],
+        citations=[source.citation for source in facts.sources if source.citation],
+        **_words(model, facts, results),
     )
+
+
+def _words(model: ModelFolder, facts: CardFacts, results: Sequence[Results]) -> dict[str, Any]:
+    """What a card says of use, limits and licence; of data that is not ours, its user has to say it."""
+    is_classifier = model.task == CLASSIFICATION
+    labels = ", ".join(model.config.get("id2label", {}).values())
+    measured = [limit for found in results for limit in _measured_limits(found)]
+    limits = [card_text.GENERAL_LIMIT, card_text.CLASSIFIER_LIMIT if is_classifier else card_text.EXTRACTOR_LIMIT]
+    limits += [*measured, *(limit for source in facts.sources for limit in source.limits)]
+    summary = "Finds contours in photographs, and gives features of them."
+    if is_classifier:
+        summary = (card_text.ANY_SUMMARY if facts.own_data else card_text.SUMMARY).format(labels=labels)
+    if facts.own_data:
+        uses = {"intended_use": card_text.UNKNOWN, "unintended_use": card_text.UNKNOWN}
+        return {**uses, "summary": summary, "limits": limits, "weights_license": card_text.ANY_LICENSE}
+    return {
+        "summary": summary,
+        "limits": limits,
+        "intended_use": card_text.CLASSIFIER_USE.format(labels=labels) if is_classifier else card_text.EXTRACTOR_USE,
+        "unintended_use": card_text.CLASSIFIER_MISUSE if is_classifier else card_text.EXTRACTOR_MISUSE,
+        "weights_license": card_text.RESEARCH_ONLY if facts.is_research_only else card_text.FREE_WEIGHTS,
+    }
 
 
 def _check_belongs(results: Results, model: ModelFolder) -> None:
@@ -180,16 +206,17 @@ def _check_belongs(results: Results, model: ModelFolder) -> None:
 def card_metadata(model: ModelFolder, facts: CardFacts, results: Sequence[Results]) -> ModelCardData:
     """The header of the card, with the figures as `model-index`."""
     is_classifier = model.task == CLASSIFICATION
-    research_only = any(DATA_SOURCES[name].research_only for name in facts.trained_on)
     figures = [figure for found in results for figure in _eval_results(found)]
+    is_ours = not facts.own_data
     return ModelCardData(
-        license="other" if research_only else "apache-2.0",
-        license_name="research-and-education" if research_only else None,
-        license_link="README.md" if research_only else None,
+        license="other" if facts.is_research_only else facts.license,
+        license_name="research-and-education" if facts.is_research_only else None,
+        license_link="README.md" if facts.is_research_only else None,
         library_name="transformers",
         pipeline_tag="image-classification" if is_classifier else "image-feature-extraction",
-        tags=["contours", "edge-detection", *(["fashion", "garments"] if is_classifier else [])],
+        tags=["contours", "edge-detection", *(["fashion", "garments"] if is_classifier and is_ours else [])],
         base_model=facts.base_model,
+        widget=[{"src": EXAMPLE_IMAGE, "example_title": "A drawn garment"}],
         metrics=sorted({figure.metric_type for figure in figures}) or None,
         model_name=model.name,
         eval_results=figures or None,
@@ -208,18 +235,11 @@ def _eval_results(results: Results) -> list[EvalResult]:
             dataset_split=data["split"],
             metric_type=name,
             metric_name=name.replace("_", " "),
-            metric_value=results.scores[name],
+            metric_value=round(results.scores[name], 4),
         )
         for name in INDEXED_SCORES[results.task]
         if results.scores.get(name) is not None
     ]
-
-
-def _summary(labels: Sequence[str]) -> str:
-    return (
-        f"Sorts images of garments by the section that they are sold in: {', '.join(labels)}. A frozen contour "
-        "extractor, trained on drawn contours, stands beside an image backbone."
-    )
 
 
 def _architecture(model: ModelFolder) -> str:
@@ -235,19 +255,19 @@ def _architecture(model: ModelFolder) -> str:
     return f"Backbone: {names}. Contour features: {features}. {size}"
 
 
-def _usage(model: ModelFolder) -> str:
+def _usage(model: ModelFolder, repo_id: str) -> str:
     if model.task == CLASSIFICATION:
         return (
             "from transformers import pipeline\n\n"
-            f'classify = pipeline("image-classification", "{model.name}", trust_remote_code=True)\n'
+            f'classify = pipeline("image-classification", "{repo_id}", trust_remote_code=True)\n'
             'print(classify("garment.jpg"))'
         )
     return (
         "import torch\n"
         "from PIL import Image\n"
         "from transformers import AutoImageProcessor, AutoModelForPreTraining\n\n"
-        f'processor = AutoImageProcessor.from_pretrained("{model.name}", trust_remote_code=True)\n'
-        f'model = AutoModelForPreTraining.from_pretrained("{model.name}", trust_remote_code=True).eval()\n'
+        f'processor = AutoImageProcessor.from_pretrained("{repo_id}", trust_remote_code=True)\n'
+        f'model = AutoModelForPreTraining.from_pretrained("{repo_id}", trust_remote_code=True).eval()\n'
         'image = Image.open("image.jpg")\n'
         "with torch.no_grad():\n"
         '    outputs = model(**processor(image, return_tensors="pt"))\n'
@@ -288,10 +308,10 @@ def read_card_facts(path: Path) -> dict[str, CardFacts]:
 
 
 def rendered_files(root: Path) -> dict[Path, str]:
-    """What `README.md`, and the card and the code of each model folder of a repository, should hold.
+    """What the pages of a repository and the card of each model folder should hold.
 
     Args:
-        root: the repository, with `README.md` and `model_cards/`.
+        root: the repository, with `model_cards/`, and with `README.md` and `docs/` where it has them.
 
     Raises:
         ValueError: If a model folder has no facts in `cards.yaml`, or facts have no folder.
@@ -306,23 +326,10 @@ def rendered_files(root: Path) -> dict[Path, str]:
     for name in sorted(folders):
         own = [found for found in results if found.model["name"] == name]
         texts[cards / name / "README.md"] = str(render_card(cards / name, facts[name], own))
-        texts |= code_copies(cards / name)
-    readme = root / "README.md"
-    if readme.exists():
-        text = fill_tables(readme.read_text(encoding="utf-8"), results)
-        texts[readme] = fill_named_tables(text, cards / "results")
+    for page in (*root.glob("README.md"), *sorted(root.glob("docs/*.md"))):
+        text = fill_tables(page.read_text(encoding="utf-8"), results)
+        texts[page] = fill_named_tables(text, cards / "results")
     return texts
-
-
-def code_copies(folder: Path) -> dict[Path, str]:
-    """The files of this package that the folder's `auto_map` names, and those that they import."""
-    named: set[str] = set()
-    for config in ("config.json", "preprocessor_config.json"):
-        if (folder / config).exists():
-            named.update(json.loads((folder / config).read_text(encoding="utf-8")).get("auto_map", {}).values())
-    sources = {Path(__file__).parents[1] / f"{entry.split('.')[0]}.py" for entry in named}
-    sources |= {Path(found) for source in sources for found in get_relative_import_files(source)}
-    return {folder / source.name: source.read_text(encoding="utf-8") for source in sorted(sources)}
 
 
 def disagreeing_files(root: Path) -> list[Path]:

@@ -9,6 +9,13 @@ from hf_contour.evaluation.results import CLASSIFICATION, TASKS, Results
 
 TABLE = re.compile(r"(<!-- results: (?P<task>[\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
+# The table of `summary_table`, between the same markers as those of a task.
+SUMMARY = "summary"
+# Commands as older results files have them, and their names now.
+_RENAMED = {
+    "accelerate launch scripts/evaluate.py": "hf-contour evaluate",
+    "accelerate launch scripts/calibrate.py": "hf-contour calibrate",
+}
 # Scores of contours -> their column.
 CONTOUR_COLUMNS = {"loss": "loss", "pixel_f1": "pixel F1 (no tolerance)", "pixel_threshold": "at threshold"}
 # These come first in a table where an evaluation has them.
@@ -150,11 +157,39 @@ def results_table(results: Sequence[Results]) -> str:
             str(found.data["num_samples"]),
             _protocol_words(found.protocol),
             *cells,
-            f"`{found.command}`",
+            f"`{present_command(found.command)}`",
         ]
         for found, cells in zip(results, figures, strict=True)
     ]
-    return markdown_table(["model", "data", "images", "protocol", *header, "command"], rows)
+    table = markdown_table(["model", "data", "images", "protocol", *header, "command"], rows)
+    return f"{table}\n\n{commit_words([found.commit for found in results])}"
+
+
+def summary_table(results: Sequence[Results]) -> str:
+    """A Markdown table for a first look: of each model one score, with its interval where it has one."""
+    rows = []
+    for found in results:
+        part = garments_only(found.scores)
+        if found.task == CLASSIFICATION:
+            score = f"accuracy {_accuracy(found.scores)}" + (f"; on garments only {_accuracy(part)}" if part else "")
+        else:
+            score = f"ODS {_share(found.scores.get('ods'))}, AP {_share(found.scores.get('ap'))}"
+        size = f"{found.model['num_parameters'] / 1e6:.1f}"
+        rows.append([found.model["name"], size, data_words(found.data), str(found.data["num_samples"]), score])
+    return markdown_table(["model", "million parameters", "measured on", "images", "score (95 % interval)"], rows)
+
+
+def present_command(command: str) -> str:
+    """A command of a results file, under its present name."""
+    for old, new in _RENAMED.items():
+        command = command.replace(old, new)
+    return command
+
+
+def commit_words(commits: Sequence[str | None]) -> str:
+    """Which code gave the figures of a table, in the order of its rows."""
+    known = list(dict.fromkeys(f"`{commit[:7]}`" for commit in commits if commit))
+    return f"Measured with the code of commit {', '.join(known)}." if known else "Measured outside of a repository."
 
 
 def _protocol_words(protocol: dict[str, Any]) -> str:
@@ -207,6 +242,8 @@ def fill_tables(text: str, results: Sequence[Results]) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
+        if match["task"] == SUMMARY:
+            return f"{match[1]}{summary_table(results)}\n{match[3]}"
         if match["task"] not in TASKS:
             raise ValueError(f"a marker asks for results of {match['task']!r}; expected one of {', '.join(TASKS)}.")
         chosen = [found for found in results if found.task == match["task"]]

@@ -1,66 +1,6 @@
-"""The words of model cards: the template, and what must be said about data, weights and the method."""
+"""The words of model cards: what must be said about data, weights and the method; `card_template.md` has the rest."""
 
 from dataclasses import dataclass
-
-TEMPLATE = """---
-{{ card_data }}
----
-
-# {{ title }}
-
-{{ summary }}
-
-{{ architecture }}
-
-## Use
-
-```python
-{{ usage }}
-```
-
-The folder carries the model's code (`trust_remote_code=True` runs it). With the package `hf_contour` installed and
-imported, it is not needed.{% if abstaining %}
-
-{{ abstaining }}{% endif %}
-
-## Intended use
-
-{{ intended_use }}
-
-**Not intended:** {{ unintended_use }}
-
-## Results
-
-{{ results }}
-
-All figures are from files that the commands above wrote; nothing here is typed by hand.
-
-## Training
-
-{% for source in sources %}- **{{ source.title }}** ({{ source.teaches }}): {{ source.statement }} \
-Licence: {{ source.license }}
-{% endfor %}{% for weights in starting_weights %}- **Starting weights** of `{{ weights.architecture }}`: ImageNet \
-weights from the Python package `{{ weights.package }}` {{ weights.version }} ({{ weights.license }}), file SHA-256 \
-`{{ weights.sha256 }}`.
-{% endfor %}{% if not starting_weights %}- No pretrained weights were used.
-{% endif %}
-{% if commands %}```bash
-{{ commands | join("\\n") }}
-```
-{% endif %}
-## Limits
-
-{% for limit in limits %}- {{ limit }}
-{% endfor %}
-## Licence, patent and sources
-
-- Code: Apache-2.0. {{ weights_license }}
-- {{ patent }}
-{% for citation in citations %}
-```bibtex
-{{ citation }}
-```
-{% endfor %}"""
 
 CLASSIFIER_USE = (
     "Sorting images of garments by the section that they are sold in ({labels}), as one sign among others, with "
@@ -82,6 +22,16 @@ EXTRACTOR_USE = (
     "which this folder holds; `ContourExtractorModel.from_pretrained` leaves it behind."
 )
 EXTRACTOR_MISUSE = "cutting out objects exactly, or anything where a missed or a false contour does harm."
+
+UNKNOWN = "[More Information Needed]"  # what the Hub's own template leaves to be filled in
+SUMMARY = (
+    "Sorts images of garments by the section that they are sold in: {labels}. A frozen contour extractor, trained on "
+    "annotated edge maps, stands beside an image backbone."
+)
+ANY_SUMMARY = "Sorts images into {labels}. A frozen contour extractor stands beside an image backbone."
+ANY_LICENSE = (
+    "Weights: see the header; the licences of the data, of the extractor and of the backbone's first weights hold too."
+)
 
 PATENT = (
     "The method stands in CN113298092B, an active patent in China. The licences here are about copyright and grant "

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from hf_contour.hub.card_tables import GARMENTS_ONLY, markdown_table
+from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words, markdown_table
 
 KINDS = "comparison|speed|training_speed|decoding_speed|faults"
 MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
@@ -49,7 +49,7 @@ def comparison_table(results: Mapping[str, Any]) -> str:
     reference = next(iter(groups.values()))
     main, others = COMPARED_SCORES
     base = _mean_score(reference, main)
-    header = ["variant", "weights", "million multiply-adds", main.upper() if len(main) < 5 else main]
+    header = ["variant", "parameters", "million multiply-adds", main.upper() if len(main) < 5 else main]
     header += ["difference", *(name.upper() if len(name) < 5 else name.replace("_", " ") for name in others)]
     lines = []
     for variant, rows in groups.items():
@@ -58,7 +58,7 @@ def comparison_table(results: Mapping[str, Any]) -> str:
         lines.append(
             [
                 variant,
-                f"{rows[0]['weights']:,}",
+                f"{_num_parameters(rows[0]):,}",
                 f"{rows[0]['multiply_adds'] / 1e6:,.0f}",
                 f"{mean(scores):.3f}{spread}",
                 "" if rows is reference else f"{mean(scores) - base:+.3f}",
@@ -72,7 +72,13 @@ def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Seq
     """A row for each variant: cost, accuracy on the parts that a garment's shape decides, and paired differences."""
     paired = results.get("paired", {})
     has_validation = "validation" in results["rows"][0]["while_training"]
-    header = ["variant", "weights", "million multiply-adds", *(["validation"] if has_validation else []), "accuracy"]
+    header = [
+        "variant",
+        "parameters",
+        "million multiply-adds",
+        *(["validation"] if has_validation else []),
+        "accuracy",
+    ]
     header += ["compared with", "difference (95 % interval)", "garments only", "difference (95 % interval)"]
     header += ["colours permuted", "steps to converge"]
     lines = []
@@ -84,7 +90,7 @@ def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Seq
         lines.append(
             [
                 variant,
-                f"{rows[0]['weights']:,}",
+                f"{_num_parameters(rows[0]):,}",
                 f"{rows[0]['multiply_adds'] / 1e6:,.0f}",
                 *(f"{one:.4f}" for one in validation),
                 f"{_mean_score(rows, 'accuracy'):.4f}",
@@ -103,9 +109,9 @@ def speed_table(results: Mapping[str, Any]) -> str:
     """A row for each model that was timed.
 
     Args:
-        results: as `benchmark.benchmark_extractors` gives them.
+        results: as `scripts/experiments/benchmark.py` writes them.
     """
-    header = ["model", "image", "weights", "million multiply-adds", "median ms", "time relative to the first row"]
+    header = ["model", "image", "parameters", "million multiply-adds", "median ms", "time relative to the first row"]
     rows = [
         [
             row["name"],
@@ -124,9 +130,9 @@ def training_speed_table(results: Mapping[str, Any]) -> str:
     """A row for each classifier that was timed in training and in use.
 
     Args:
-        results: as `training_benchmark.benchmark_classifiers` gives them.
+        results: as `scripts/experiments/benchmark_training.py` writes them.
     """
-    header = ["model", "image", "weights", "trained weights", "million multiply-adds", "training: ms an image"]
+    header = ["model", "image", "parameters", "trained parameters", "million multiply-adds", "training: ms an image"]
     header += ["images a second relative to the first row", "in use, alone: ms", "time relative to the first row"]
     header += ["in use, in batches: ms an image", "time relative to the first row"]
     rows = [
@@ -152,7 +158,7 @@ def decoding_speed_table(results: Mapping[str, Any]) -> str:
     """A row for each size of JPEG file that was read in full and at reduced scale.
 
     Args:
-        results: as `decoding_benchmark.benchmark_decoding` gives them.
+        results: as `scripts/experiments/benchmark_decoding.py` writes them.
     """
     header = ["JPEG file", "in full: ms", "reduced: ms", "times as fast", "mean difference of the pixels (0 to 255)"]
     rows = [
@@ -208,7 +214,7 @@ def fill_named_tables(text: str, folder: Path) -> str:
         if not path.is_file():
             raise ValueError(f"a marker asks for {path}, which is not there.")
         results = json.loads(path.read_text(encoding="utf-8"))
-        return f"{match[1]}{TABLES[match['kind']](results)}\n{match[4]}"
+        return f"{match[1]}{TABLES[match['kind']](results)}\n\n{commit_words([results.get('commit')])}\n{match[4]}"
 
     filled, count = MARKER.subn(fill, text)
     if len(re.findall(rf"<!-- (?:{KINDS}): ", text)) != count:
@@ -223,6 +229,10 @@ def _rows_of_variants(results: Mapping[str, Any]) -> dict[str, list[Mapping[str,
     for row in results["rows"]:
         groups.setdefault(row["variant"], []).append(row)
     return groups
+
+
+def _num_parameters(row: Mapping[str, Any]) -> int:
+    return int(row["num_parameters"] if "num_parameters" in row else row["weights"])  # as older files have it
 
 
 def _difference(figures: Mapping[str, Any] | None) -> str:

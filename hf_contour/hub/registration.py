@@ -10,14 +10,13 @@ from transformers import (
 
 from hf_contour.configuration_contour_extractor import ContourExtractorConfig
 from hf_contour.configuration_contour_gender import ContourGenderConfig
-from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError, open_image
+from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.modeling_contour_extractor import (
     ContourExtractorForPreTraining,
     ContourExtractorModel,
-    fold_batch_norms,
 )
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification, ContourGenderModel
-from hf_contour.pipeline_contour import ContourImageClassificationPipeline, register_pipelines
+from hf_contour.pipeline_contour import register_pipelines
 
 for _config, _model in (
     (ContourExtractorConfig, ContourExtractorModel),
@@ -30,17 +29,3 @@ for _config, _model in (
 AutoModelForPreTraining.register(ContourExtractorConfig, ContourExtractorForPreTraining, exist_ok=True)
 AutoModelForImageClassification.register(ContourGenderConfig, ContourGenderForImageClassification, exist_ok=True)
 register_pipelines()
-
-__all__ = [
-    "ContourExtractorConfig",
-    "ContourExtractorForPreTraining",
-    "ContourExtractorModel",
-    "ContourGenderConfig",
-    "ContourGenderForImageClassification",
-    "ContourGenderModel",
-    "ContourImageClassificationPipeline",
-    "ContourImageProcessor",
-    "ImageReadError",
-    "fold_batch_norms",
-    "open_image",
-]

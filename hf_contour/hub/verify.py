@@ -1,7 +1,7 @@
 """Whether a model folder is whole and harmless, before it is loaded: files, links, code, weights, labels.
 
-    python -m hf_contour verify FOLDER
-    python -m hf_contour verify FOLDER --json
+    hf-contour verify FOLDER
+    hf-contour verify FOLDER --json
 
 Needs no network, and executes nothing of the folder. Start it elsewhere: Python looks for modules in the folder that
 it is started in.
@@ -235,9 +235,18 @@ def check_code(folder: Path, files: Sequence[Path]) -> list[Finding]:
     return findings or [Finding("code", OK, f"{same} files, all as in the installed package" if same else "none")]
 
 
+def _references(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The classes that a config names, each with the field that does."""
+    auto_map, pipelines = content.get("auto_map") or {}, content.get("custom_pipelines") or {}
+    for reference in auto_map.values() if isinstance(auto_map, dict) else [auto_map]:
+        yield "auto_map", reference
+    for entry in pipelines.values() if isinstance(pipelines, dict) else [pipelines]:
+        yield "custom_pipelines", entry.get("impl") if isinstance(entry, dict) else entry
+
+
 def check_references(folder: Path, contents: Mapping[str, dict[str, Any]]) -> list[Finding]:
     """What configs name for a loader to fetch or import: only files of this package, beside the config, are right."""
-    findings = []
+    findings, has_code = [], any(folder.glob("*.py"))
     nested = contents.get("config.json", {}).get("extractor_config")
     places = {**contents, "extractor_config": nested if isinstance(nested, dict) else {}}
     for place, content in places.items():
@@ -248,14 +257,16 @@ def check_references(folder: Path, contents: Mapping[str, dict[str, Any]]) -> li
         if content.get("custom_pipelines", PIPELINES) != PIPELINES:
             message = f"{place} has custom_pipelines that are none of this package's; delete them."
             findings.append(Finding("references", FAILED, message, harmful=True))
-        auto_map = content.get("auto_map") or {}
-        for reference in auto_map.values() if isinstance(auto_map, dict) else [auto_map]:
+        for field, reference in _references(content):
             module, _, name = reference.partition(".") if isinstance(reference, str) else ("", "", "")
             if not (module.isidentifier() and name.isidentifier() and (PACKAGE / f"{module}.py").is_file()):
-                message = f"{place}: auto_map names {reference!r:.80}, which is none of this package's; delete it."
+                message = f"{place}: {field} names {reference!r:.80}, which is none of this package's; delete it."
                 findings.append(Finding("references", FAILED, message, harmful=True))
-            elif place != "extractor_config" and not (folder / f"{module}.py").is_file():
+            elif place != "extractor_config" and has_code and not (folder / f"{module}.py").is_file():
                 findings.append(Finding("references", FAILED, f"{module}.py is missing, which {place} names."))
+    if not has_code and not findings:
+        message = "no code in the folder: it loads where hf_contour is installed; hf-contour publish adds the code"
+        return [Finding("references", WARNING, message)]
     return findings or [Finding("references", OK, "configs name nothing but this package's own code")]
 
 

@@ -139,7 +139,9 @@ def named_file(name: str, folder: Path, *, kind: str) -> Path:
         return Path(name)
     shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in shipped:
-        raise ValueError(f"The {kind} {name} is no file, and none of the package; those are {', '.join(shipped)}.")
+        raise ValueError(
+            f"The {kind} {name} cannot be read: it is no file, and none of the package; those are {', '.join(shipped)}."
+        )
     return shipped[name]
 
 

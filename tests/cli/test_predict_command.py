@@ -73,9 +73,9 @@ def test_predict_draws_levels_and_the_image_only_when_asked(
     assert run("predict", *flags, "--levels", "--with_image") == 0
     assert sorted(path.name for path in output.iterdir()) == [
         "1_contours.png",
+        "1_image.png",
         "1_level0.png",
         "1_level1.png",
-        "1_image.png",
         "1_thin.png",
     ]
     whole = read_png(output / "1_image.png")

@@ -92,7 +92,7 @@ def test_variants_are_trained_evaluated_and_not_made_again(tmp_path):
     assert [row["variant"] for row in rows] == ["reference", "reference", "sum"]
     assert all(row["steps"] == 3 and row["num_samples_seen"] == 12 for row in rows)
     assert rows[0]["scores"]["loss"] != rows[1]["scores"]["loss"]  # another seed
-    assert rows[2]["weights"] < rows[0]["weights"]
+    assert rows[2]["num_parameters"] < rows[0]["num_parameters"]
     assert rows[2]["multiply_adds"] < rows[0]["multiply_adds"]
     written = {run.arguments.folder / "evaluation.json" for run in runs}
     times = {file: file.stat().st_mtime_ns for file in written}

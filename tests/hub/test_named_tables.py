@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from markdown import read_table, read_tables
 
 from hf_contour.hub.named_tables import (
     SHOWN,
@@ -18,7 +19,13 @@ from hf_contour.hub.named_tables import (
 
 def row(variant, ods, seed=0, weights=1000):
     scores = {"ods": ods, "ois": ods + 0.01, "ap": ods - 0.1, "r50": 0.5, "loss": 1.0}
-    return {"variant": variant, "seed": seed, "weights": weights, "multiply_adds": 123_456_789, "scores": scores}
+    return {
+        "variant": variant,
+        "seed": seed,
+        "num_parameters": weights,
+        "multiply_adds": 123_456_789,
+        "scores": scores,
+    }
 
 
 COMPARISON = {"rows": [row("reference", 0.70), row("reference", 0.72, seed=1), row("sum", 0.69, weights=900)]}
@@ -33,12 +40,11 @@ SPEED = {
 
 
 def test_a_comparison_has_means_spreads_and_differences():
-    lines = comparison_table(COMPARISON).splitlines()
-    assert lines[0] == "| variant | weights | million multiply-adds | ODS | difference | OIS | AP | R50 |"
-    assert lines[2:] == [
-        "| reference | 1,000 | 123 | 0.710 (0.700 to 0.720, 2 seeds) |  | 0.720 | 0.610 | 0.500 |",
-        "| sum | 900 | 123 | 0.690 | -0.020 | 0.700 | 0.590 | 0.500 |",
-    ]
+    reference, other = read_table(comparison_table(COMPARISON))
+    assert (reference["parameters"], other["parameters"]) == ("1,000", "900")
+    assert reference["ODS"] == "0.710 (0.700 to 0.720, 2 seeds)"
+    assert (reference["OIS"], reference["AP"], reference["difference"]) == ("0.720", "0.610", "")
+    assert (other["ODS"], other["difference"], other["million multiply-adds"]) == ("0.690", "-0.020", "123")
 
 
 def class_row(variant, seed, accuracy, converged):
@@ -60,16 +66,18 @@ def test_a_comparison_of_classifiers_shows_paired_differences():
     paired = {"difference": 0.02, "difference_interval": [0.01, 0.03]}
     part = {"name": "skin_fraction <= 0.02", "difference": -0.005, "difference_interval": [-0.02, 0.01]}
     results = {"rows": rows, "paired": {"method": {"with": "alone", "all": paired, "slices": [part]}}}
-    lines = comparison_table(results).splitlines()
-    assert lines[2] == "| alone | 5,000 | 99 | 0.9500 | 0.9600 |  |  | 0.860 |  | 0.760 | 50 |"
-    assert lines[3] == (
-        "| method | 5,000 | 99 | 0.9700 | 0.9800 | alone | +0.0200 (+0.0100 to +0.0300) | 0.880 | "
-        "-0.0050 (-0.0200 to +0.0100) | 0.780 | not reached |"
-    )
+    alone, method = read_table(comparison_table(results))
+    assert (alone["validation"], alone["accuracy"], alone["compared with"]) == ("0.9500", "0.9600", "")
+    assert (alone["garments only"], alone["colours permuted"], alone["steps to converge"]) == ("0.860", "0.760", "50")
+    assert (method["compared with"], method["steps to converge"]) == ("alone", "not reached")
+    assert method["difference (95 % interval)"] == "+0.0200 (+0.0100 to +0.0300)"
+    assert method["difference (95 % interval) 2"] == "-0.0050 (-0.0200 to +0.0100)"
 
 
 def test_speed_is_relative_to_the_first_row():
-    assert speed_table(SPEED).splitlines()[-1] == "| tiny | 320x480 | 99,000 | 500 | 12.0 | 0.40 |"
+    tiny = read_table(speed_table(SPEED))[-1]
+    assert (tiny["image"], tiny["parameters"], tiny["median ms"]) == ("320x480", "99,000", "12.0")
+    assert tiny["time relative to the first row"] == "0.40"
 
 
 def test_training_is_compared_by_images_a_second_and_use_by_time():
@@ -78,14 +86,23 @@ def test_training_is_compared_by_images_a_second_and_use_by_time():
         "multiply_adds": 70e6, "training_ms": 20.04, "training_ratio": 0.9, "batch_1_ms": 12.0, "batch_1_ratio": 0.8,
         "batch_ms": 5.0, "batch_ratio": 0.5,
     }  # fmt: skip
-    line = training_speed_table({"rows": [row]}).splitlines()[-1]
-    assert line == "| fast | 96x64 | 5,000,000 | 4,900,000 | 70 | 20.0 | 0.90 | 12.0 | 1.25 | 5.0 | 2.00 |"
+    (fast,) = read_table(training_speed_table({"rows": [row]}))
+    assert (fast["parameters"], fast["trained parameters"]) == ("5,000,000", "4,900,000")
+    assert fast["images a second relative to the first row"] == "0.90"
+    times = [fast[f"time relative to the first row{number}"] for number in ("", " 2")]
+    assert times == ["1.25", "2.00"]
 
 
 def test_decoding_has_a_row_for_each_size():
     row = {"height": 800, "width": 600, "mean_bytes": 9, "full_ms": 5.04, "reduced_ms": 2.0, "times_as_fast": 2.52,
            "mean_difference": 0.756}  # fmt: skip
-    assert decoding_speed_table({"rows": [row]}).splitlines()[-1] == "| 800x600 | 5.0 | 2.0 | 2.5 | 0.76 |"
+    assert list(read_table(decoding_speed_table({"rows": [row]}))[0].values()) == [
+        "800x600",
+        "5.0",
+        "2.0",
+        "2.5",
+        "0.76",
+    ]
 
 
 def test_tables_are_put_between_their_markers(tmp_path):
@@ -94,8 +111,16 @@ def test_tables_are_put_between_their_markers(tmp_path):
     text = "a\n<!-- comparison: abl -->\nold\n<!-- end abl -->\nb\n<!-- speed: fast -->\n<!-- end fast -->\n"
     filled = fill_named_tables(text, tmp_path)
     assert "old" not in filled
-    assert filled.startswith(f"a\n<!-- comparison: abl -->\n{comparison_table(COMPARISON)}\n<!-- end abl -->\nb\n")
+    assert read_tables(filled) == [read_table(comparison_table(COMPARISON)), read_table(speed_table(SPEED))]
+    assert filled.startswith("a\n<!-- comparison: abl -->\n")
+    assert "<!-- end abl -->\nb\n" in filled
     assert fill_named_tables(filled, tmp_path) == filled
+
+
+def test_a_page_says_of_which_commit_a_table_is(tmp_path):
+    for commit, words in (("0123456789abcdef", "commit `0123456`"), (None, "outside of a repository")):
+        (tmp_path / "fast.json").write_text(json.dumps({**SPEED, "commit": commit}))
+        assert words in fill_named_tables("<!-- speed: fast -->\n<!-- end fast -->\n", tmp_path)
 
 
 @pytest.mark.parametrize("text", ["<!-- speed: fast -->\nno end", "<!-- comparison: none -->\n<!-- end none -->"])
@@ -110,13 +135,10 @@ def test_faults_are_counted_by_module():
         "tests/test_soak.py::test_b[x]": {"outcome": "failed", "counts": {"injected": 4, "lost": 2, "extra": 9}},
         "tests/test_other.py::test_c": {"outcome": "passed", "counts": {}},
     }
-    lines = faults_table({"rows": rows}).splitlines()
-    assert lines[2].startswith("| 10,000 calls")
-    assert [line.split(" | ", 1)[1] for line in lines[2:]] == [
-        "2 | 1 | 7 | 1,200 | 2 |",
-        "1 | 0 | 0 | 0 | 0 |",
-        "3 | 1 | 7 | 1,200 | 2 |",
-    ]
+    soak, other, total = read_table(faults_table({"rows": rows}))
+    assert soak["what was tried"].startswith("10,000 calls")
+    counts = [[int(row[name].replace(",", "")) for name in list(row)[1:]] for row in (soak, other, total)]
+    assert counts == [[2, 1, 7, 1200, 2], [1, 0, 0, 0, 0], [3, 1, 7, 1200, 2]]
 
 
 def test_every_module_of_fault_tests_has_a_row():
