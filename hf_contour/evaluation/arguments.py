@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_contour.metrics import MIN_SLICE
 from hf_contour.metrics.boundary import MAX_DIST
-from hf_contour.metrics.slices import MIN_SLICE
 
 EMBEDDED = "embedded"
 # Each with what it does; the words go into results files.
@@ -155,7 +155,11 @@ def portable_path(path: str) -> str:
 
 
 def portable_arguments(arguments: Any) -> dict[str, Any]:
-    """The settings of a command for a results file, from their dataclass."""
-    return {
-        name: portable_path(value) if isinstance(value, str) else value for name, value in asdict(arguments).items()
-    }
+    """The settings of a command for a results file, from their dataclass, without absolute paths."""
+    return {name: _portable(value) for name, value in asdict(arguments).items()}
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_portable(one) for one in value]
+    return portable_path(value) if isinstance(value, str) else value

@@ -94,8 +94,8 @@ def upload(folder: Path, repo_id: str, *, private: bool = True) -> str:
         raise _refusal(error, repo_id) from error
     except RuntimeError as error:  # of a large file, whatever its cause
         raise ConnectionError(
-            f"{error} ({error.__cause__ or 'no cause given'}); try again, or set HF_HUB_DISABLE_XET=1 where a proxy knows "
-            "only the Hub's older way to upload."
+            f"{error} ({error.__cause__ or 'no cause given'}); try again, or set HF_HUB_DISABLE_XET=1 where a proxy "
+            "knows only the Hub's older way to upload."
         ) from error
     except (TransportError, OSError) as error:
         raise ConnectionError(f"the Hub cannot be reached ({error}); check the network.") from error

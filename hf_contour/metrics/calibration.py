@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hf_contour.metrics.classification import FloatArray
+from hf_contour.metrics.classification import FloatArray, confidence_bins
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-2, 1e2
 
@@ -133,7 +133,7 @@ def reliability_bins(
         num_bins: at least 1.
     """
     edges = np.linspace(0, 1, num_bins + 1)
-    bins = np.digitize(confidence, edges[1:-1], right=True)
+    bins = confidence_bins(confidence, num_bins=num_bins)
     found = []
     for number in range(num_bins):
         inside = bins == number

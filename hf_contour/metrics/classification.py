@@ -1,4 +1,4 @@
-"""Scores of a classifier as plain functions in NumPy: check, count, compute.
+"""Scores of a classifier as plain functions: check, count, compute.
 
 Shapes: N images, K classes. `classification_scores` is for one label per image, `multilabel_scores` for
 any number of labels; the steps they are made of are public, so that a slice or a paired test can reuse them.
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import sklearn.metrics
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
@@ -286,8 +287,7 @@ def group_indices(groups: Sequence[Any] | NDArray[Any] | None, *, num_samples: i
 
 def confusion_matrix(labels: NDArray[Any], predictions: NDArray[Any], *, num_classes: int) -> IntArray:
     """`(K, K)` counts, rows the true class, columns the predicted one. Matrices of parts of a set add up."""
-    flat = np.bincount(labels.astype(np.int64) * num_classes + predictions, minlength=num_classes**2)
-    return flat.reshape(num_classes, num_classes)
+    return sklearn.metrics.confusion_matrix(labels.astype(int), predictions.astype(int), labels=range(num_classes))
 
 
 def per_class_scores(confusion: IntArray) -> list[ClassScores]:
@@ -311,22 +311,10 @@ def balanced_accuracy(confusion: IntArray) -> float:
 
 
 def binary_roc_auc(scores: FloatArray, positives: NDArray[np.bool_]) -> float | None:
-    """Probability that a positive scores above a negative, ties counting half; `None` where one is absent.
-
-    Args:
-        scores: `(N,)`, higher for positives.
-        positives: `(N,)` booleans.
-
-    Source: the Mann-Whitney statistic over mid-ranks, equal to the area under the ROC curve.
-    """
-    num_positives = int(positives.sum())
-    num_negatives = len(positives) - num_positives
-    if num_positives == 0 or num_negatives == 0:
+    """Area under the ROC curve of `(N,)` scores, higher for positives; `None` where one of the classes is absent."""
+    if positives.all() or not positives.any():
         return None
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mid_ranks = np.cumsum(counts) - (counts - 1) / 2
-    above = mid_ranks[inverse][positives].sum() - num_positives * (num_positives + 1) / 2
-    return float(above / (num_positives * num_negatives))
+    return float(sklearn.metrics.roc_auc_score(positives, scores))
 
 
 def brier_score(probabilities: FloatArray, targets: FloatArray) -> float:
@@ -343,14 +331,19 @@ def expected_calibration_error(confidence: FloatArray, correct: NDArray[np.bool_
     Args:
         confidence: `(N,)` probability of the prediction, in [0, 1].
         correct: `(N,)` booleans.
-        num_bins: bins `(i / num_bins, (i + 1) / num_bins]`; 0 falls into the first.
+        num_bins: as in `confidence_bins`.
 
     Source: Guo et al., On Calibration of Modern Neural Networks (2017), eq. 3.
     """
-    inner_edges = np.linspace(0, 1, num_bins + 1)[1:-1]
-    bins = np.digitize(confidence, inner_edges, right=True)
-    gap_sums = np.bincount(bins, weights=confidence - correct, minlength=num_bins)
+    gap_sums = np.bincount(
+        confidence_bins(confidence, num_bins=num_bins), weights=confidence - correct, minlength=num_bins
+    )
     return float(np.abs(gap_sums).sum() / len(confidence))
+
+
+def confidence_bins(confidence: FloatArray, *, num_bins: int) -> IntArray:
+    """`(N,)` numbers of the bins of equal width `(i / num_bins, (i + 1) / num_bins]`; 0 falls into the first."""
+    return np.digitize(confidence, np.linspace(0, 1, num_bins + 1)[1:-1], right=True)
 
 
 def bootstrap_interval(

@@ -3,12 +3,12 @@
 Shapes: N images.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from numpy.typing import NDArray
 
 from hf_contour.metrics.classification import DEFAULT_SETTINGS, ScoreSettings, bootstrap_interval, group_indices
@@ -93,5 +93,4 @@ def paired_scores(
 def mcnemar_probability(only_first: int, only_second: int) -> float:
     """Exact two-sided binomial probability of a split at least as uneven, 1 where nothing differs."""
     total = only_first + only_second
-    tail = sum(math.comb(total, count) for count in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return float(scipy.stats.binomtest(only_first, total).pvalue) if total else 1.0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_contour.metrics import MIN_SLICE
 from hf_contour.metrics.classification import (
     DEFAULT_SETTINGS,
     FloatArray,
@@ -30,7 +31,6 @@ COMPARISONS: dict[str, Compare] = {
     "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
 _COMPARISON = re.compile(rf"\s*(.+?)\s*({'|'.join(OPPOSITES)})\s*(\S+)\s*")
-MIN_SLICE = 30
 _MAX_NAMED = 6  # values that the name of a pooled slice lists
 
 

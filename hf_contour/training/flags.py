@@ -140,7 +140,8 @@ def named_file(name: str, folder: Path, *, kind: str) -> Path:
     shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in shipped:
         raise ValueError(
-            f"The {kind} {name} cannot be read: it is no file, and none of the package; those are {', '.join(shipped)}."
+            f"The {kind} {name} cannot be read: it is no file, and none of the package; "
+            f"those are {', '.join(shipped)}."
         )
     return shipped[name]
 

@@ -1,20 +1,28 @@
 """Time contour extractors beside timm's resnet18 in one process, and write model_cards/results/speed_contours.json.
 
-    python scripts/experiments/benchmark.py --models model_cards/contour-extractor-tiny model_cards/contour-extractor-base
+    python scripts/experiments/benchmark.py --models model_cards/contour-extractor-*
 
 About half a minute. Batch 1, float32, eager, channels last, batch normalisation folded; the baseline, resnet18 at
 224x224 with its normalisation folded too, takes 0.12 to 0.15 of the time of PiDiNet-tiny at 320x480.
 """
 
-import shlex
-import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-from transformers import HfArgumentParser
+import timm
+import torch
+from common import refuse_hub_ids, run_tool, write_results
+from torch import nn
 
-from hf_contour.benchmark import benchmark_extractors
-from hf_contour.io import write_json
+from hf_contour.evaluation.cost import count_parameters, median_ratio, multiply_adds, time_side_by_side
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, fold_batch_norms
+from hf_contour.training.records import device_name
+
+BASELINE = "resnet18"
+BASELINE_SIZE = (224, 224)
 
 
 @dataclass
@@ -29,23 +37,72 @@ class BenchmarkArguments:
     output: str = field(default="model_cards/results/speed_contours.json", metadata={"help": "results file"})
 
 
-def main() -> None:
+def main(arguments: BenchmarkArguments) -> None:
     """Time, print and write."""
-    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
-    for model in arguments.models:
-        if not (Path(model) / "config.json").is_file():  # or it would be looked for on the Hub
-            sys.exit(f"error: {model} has no config.json; expected the folder of an extractor.")
     results = benchmark_extractors(
-        [Path(model) for model in arguments.models],
+        refuse_hub_ids(arguments.models),
         size=(arguments.height, arguments.width),
         threads=arguments.threads,
         num_rounds=arguments.num_rounds,
     )
-    command = shlex.join(["python", "scripts/experiments/benchmark.py", *sys.argv[1:]])
-    write_json(Path(arguments.output), {"command": command, "arguments": asdict(arguments), **results})
+    write_results(arguments.output, arguments, results)
     for row in results["rows"]:
         print(f"{row['name']}: {row['median_ms']:.1f} ms, {row['ratio']:.2f} of the baseline's time")
 
 
+def benchmark_extractors(
+    folders: Sequence[Path], *, size: tuple[int, int], threads: int, num_rounds: int
+) -> dict[str, Any]:
+    """Median time of each extractor, single-channel layer included, and of the baseline, one after the other.
+
+    Args:
+        folders: of extractors with their single-channel layer.
+        size: height and width of the image.
+        threads: threads of torch.
+        num_rounds: rounds, each of which times every model once.
+
+    Returns:
+        `protocol`, and `rows`: name, parameters, multiply-adds, median milliseconds, median ratio to the baseline in
+        the same round.
+    """
+    torch.set_num_threads(threads)
+    models: dict[str, tuple[nn.Module, tuple[int, int]]] = {BASELINE: (timm.create_model(BASELINE), BASELINE_SIZE)}
+    for folder in folders:
+        models[folder.resolve().name] = (ContourExtractorForPreTraining.from_pretrained(folder), size)
+    calls = {name: _call(model, model_size) for name, (model, model_size) in models.items()}
+    with torch.inference_mode():
+        durations = time_side_by_side(calls, num_rounds=num_rounds)
+    rows = [
+        {
+            "name": name,
+            "height": model_size[0],
+            "width": model_size[1],
+            "num_parameters": count_parameters(model),
+            "multiply_adds": multiply_adds(model, torch.zeros(1, 3, *model_size)),
+            "median_ms": 1000 * median(durations[name]),
+            "ratio": median_ratio(durations, name, BASELINE),
+        }
+        for name, (model, model_size) in models.items()
+    ]
+    return {
+        "protocol": {
+            "baseline": f"timm {BASELINE} at {BASELINE_SIZE[0]}x{BASELINE_SIZE[1]}",
+            "batch_size": 1,
+            "dtype": "float32",
+            "mode": "eager, inference mode, channels last, batch normalisation folded",
+            "threads": threads,
+            "num_rounds": num_rounds,
+            "device": device_name(torch.device("cpu")),
+        },
+        "rows": rows,
+    }
+
+
+def _call(model: nn.Module, size: tuple[int, int]) -> Callable[[], Any]:
+    folded = fold_batch_norms(model).to(memory_format=torch.channels_last)
+    pixels = torch.rand(1, 3, *size).to(memory_format=torch.channels_last)
+    return lambda: folded(pixels)
+
+
 if __name__ == "__main__":
-    main()
+    run_tool(BenchmarkArguments, main, description=__doc__)

@@ -6,11 +6,10 @@ A second; unless --output says otherwise it writes NAME.png into model_cards/, o
 there, whose card then shows it (python -m hf_contour.hub.card). The file is one of hf-contour evaluate.
 """
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
+from common import run_tool
 
 from hf_contour.evaluation.results import read_results
 from hf_contour.hub.card_tables import data_words
@@ -25,20 +24,16 @@ class DrawingArguments:
     output: str | None = field(default=None, metadata={"help": "image to write"})
 
 
-def main() -> None:
+def main(arguments: DrawingArguments) -> None:
     """Read the results and draw."""
-    (arguments,) = HfArgumentParser(DrawingArguments).parse_args_into_dataclasses()
-    try:
-        results = read_results(Path(arguments.results))
-        folder = Path("model_cards", results.model["name"])
-        folder = folder if folder.is_dir() else folder.parent
-        path = Path(arguments.output or folder / f"{results.name}.png")
-        title = f"{results.model['name']} on {data_words(results.data)}, {results.data['num_samples']} images"
-        draw_class_scores(results.scores, path, title=title)
-    except (ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    results = read_results(Path(arguments.results))
+    folder = Path("model_cards", results.model["name"])
+    folder = folder if folder.is_dir() else folder.parent
+    path = Path(arguments.output or folder / f"{results.name}.png")
+    title = f"{results.model['name']} on {data_words(results.data)}, {results.data['num_samples']} images"
+    draw_class_scores(results.scores, path, title=title)
     print(f"written: {path}")
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(DrawingArguments, main, description=__doc__)

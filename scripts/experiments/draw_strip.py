@@ -1,17 +1,25 @@
 """Draw what extractors see of garments that the package draws, level by level: model_cards/strip.png.
 
-    python scripts/experiments/draw_strip.py --models model_cards/contour-extractor-tiny model_cards/contour-extractor-base
+    python scripts/experiments/draw_strip.py --models model_cards/contour-extractor-*
 
-Seconds. Columns: image, contours drawn with it, each extractor, and the levels of the last one.
+Seconds. Columns: image, annotated edge map, each extractor, and the levels of the last one.
 """
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
+import torch
+from common import refuse_hub_ids, run_tool
+from PIL import Image, ImageDraw, ImageOps
 
-from hf_contour.strip import draw_strip
+from hf_contour.data.garments.drawing import draw_garment
+from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.inference.predict import grey_image, level_maps
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
+
+HEADER = 16  # pixels
+GAP = 2
 
 
 @dataclass
@@ -25,18 +33,69 @@ class StripArguments:
     output: str = field(default="model_cards/strip.png", metadata={"help": "file to write"})
 
 
-def main() -> None:
+def main(arguments: StripArguments) -> None:
     """Draw and say what stands where."""
-    (arguments,) = HfArgumentParser(StripArguments).parse_args_into_dataclasses()
-    for model in arguments.models:
-        if not (Path(model) / "config.json").is_file():  # or it would be looked for on the Hub
-            sys.exit(f"error: {model} has no config.json; expected the folder of an extractor.")
-    folders = [Path(model) for model in arguments.models]
     titles = draw_strip(
-        folders, Path(arguments.output), garments=arguments.garments, side=arguments.side, seed=arguments.seed
+        refuse_hub_ids(arguments.models),
+        Path(arguments.output),
+        garments=arguments.garments,
+        side=arguments.side,
+        seed=arguments.seed,
     )
     print(f"{arguments.output}: {', '.join(titles)}")
 
 
+def draw_strip(
+    folders: Sequence[Path], path: Path, *, garments: Sequence[int], side: int = 192, seed: int = 0
+) -> list[str]:
+    """Writes a PNG with a row for each drawn garment and a column for each thing to see; lines are black on white.
+
+    Columns: the image, the contours that were drawn with it, the soft map of each extractor, and the levels of the
+    last extractor from fine texture to outline (method, row 7: shallow maps carry texture, deep maps outline).
+
+    Args:
+        folders: of extractors with their single-channel layer.
+        path: the file to write; its folder is made.
+        garments: which of the garments that the package draws.
+        side: height and width of an image.
+        seed: of the garments.
+
+    Returns:
+        The titles of the columns.
+    """
+    models = {folder.resolve().name: ContourExtractorForPreTraining.from_pretrained(folder) for folder in folders}
+    processors = {folder.resolve().name: ContourImageProcessor.from_pretrained(folder) for folder in folders}
+    rows, titles = [], ["image", "drawn"]
+    for index in garments:
+        sample = draw_garment(index, seed=seed, size=(side, side))
+        drawn = Image.fromarray(sample.contour)
+        titles, tiles = ["image", "drawn"], [sample.image, ImageOps.invert(drawn.convert("L"))]
+        for name, model in models.items():
+            pixels = processors[name](sample.image, do_resize=False, do_pad=False, return_tensors="pt")
+            with torch.inference_mode():
+                outputs = model(**pixels)
+            titles.append(name.removeprefix("contour-extractor-"))
+            tiles.append(ImageOps.invert(grey_image(outputs.logits[0, 0].sigmoid())))
+        levels = level_maps(outputs, (side, side), output_stride=model.config.output_stride)
+        titles += [f"level {number}" for number in range(len(levels))]
+        tiles += [ImageOps.invert(grey_image(level)) for level in levels]
+        rows.append(tiles)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lay_out(rows, titles).save(path, optimize=True)
+    return titles
+
+
+def lay_out(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
+    """Images of one size in rows and columns, with the titles above the columns; RGB."""
+    width, height = rows[0][0].size
+    canvas = Image.new("RGB", (len(titles) * (width + GAP), HEADER + len(rows) * (height + GAP)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        draw.text((column * (width + GAP) + 2, 2), title, fill="black")
+        for row, tiles in enumerate(rows):
+            canvas.paste(tiles[column], (column * (width + GAP), HEADER + row * (height + GAP)))
+    return canvas
+
+
 if __name__ == "__main__":
-    main()
+    run_tool(StripArguments, main, description=__doc__)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from halve_weights import write_half_precision
 from safetensors.torch import load_file
 from tiny_models import tiny_classifier, tiny_extractor
 
 from hf_contour import ContourExtractorForPreTraining, ContourGenderForImageClassification
-from hf_contour.hub.half_precision import write_half_precision
 from hf_contour.image_processing_contour import ContourImageProcessor
 
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 from PIL import Image
-
-from hf_contour.training.curves import report_training
+from report_training import report_training
 
 
 def test_results_and_log_come_together(tmp_path):

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+from benchmark_training import DEFAULT_SIZE, TrainingBenchmark, benchmark_classifiers
 from tiny_models import tiny_classifier
 
 from hf_contour.evaluation.cost import multiply_adds
 from hf_contour.image_processing_contour import ContourImageProcessor
-from hf_contour.training_benchmark import DEFAULT_SIZE, TrainingBenchmark, benchmark_classifiers
 
 
 def test_classifiers_are_timed_beside_the_backbone_alone(tmp_path):
@@ -16,8 +16,8 @@ def test_classifiers_are_timed_beside_the_backbone_alone(tmp_path):
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         ContourImageProcessor(do_resize=True, size={"height": 40, "width": 32}).save_pretrained(tmp_path / name)
-    settings = TrainingBenchmark(batch_size=3, num_rounds=2)
-    results = benchmark_classifiers([tmp_path / "alone", tmp_path / "method"], settings)
+    folders = [str(tmp_path / name) for name in models]
+    results = benchmark_classifiers(TrainingBenchmark(models=folders, batch_size=3, num_rounds=2))
     assert json.loads(json.dumps(results)) == results
     alone, method = results["rows"]
     assert (alone["training_ratio"], alone["batch_1_ratio"], alone["batch_ratio"]) == (1, 1, 1)
@@ -29,21 +29,21 @@ def test_classifiers_are_timed_beside_the_backbone_alone(tmp_path):
     assert all(row[f"{kind}_ms"] > 0 for row in results["rows"] for kind in ("training", "batch_1", "batch"))
 
 
-def test_models_of_runs_bear_the_names_of_the_runs(tmp_path):
-    folders = [tmp_path / run / "gender" / "model" for run in ("alone", "method")]
+def test_models_of_runs_bear_the_names_of_run_and_stage(tmp_path):
+    folders = [str(tmp_path / run / "gender" / "model") for run in ("alone", "method")]
     tiny_classifier(contour_features="none").save_pretrained(folders[0])
     tiny_classifier().save_pretrained(folders[1])
-    settings = TrainingBenchmark(batch_size=2, num_rounds=1, channels_last=False, image_size=(24, 16))
-    results = benchmark_classifiers(folders, settings)
+    few = {"batch_size": 2, "num_rounds": 1, "channels_last": False, "image_size": [24, 16]}
+    results = benchmark_classifiers(TrainingBenchmark(models=folders, **few))
     assert results["protocol"]["layout"] == "channels first"
     assert [(row["name"], row["height"], row["width"]) for row in results["rows"]] == [
-        ("alone", 24, 16),
-        ("method", 24, 16),
+        ("alone-gender", 24, 16),
+        ("method-gender", 24, 16),
     ]
-    (row,) = benchmark_classifiers(folders[:1], TrainingBenchmark(batch_size=1, num_rounds=1))["rows"]
+    (row,) = benchmark_classifiers(TrainingBenchmark(models=folders[:1], batch_size=1, num_rounds=1))["rows"]
     assert (row["height"], row["width"]) == DEFAULT_SIZE  # no processor in the folder
     with pytest.raises(ValueError, match="different names"):
-        benchmark_classifiers([folders[0], folders[0]], settings)
+        benchmark_classifiers(TrainingBenchmark(models=[folders[0], folders[0]], **few))
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_models_of_runs_bear_the_names_of_the_runs(tmp_path):
 )
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
-        TrainingBenchmark(**{field: value})
+        TrainingBenchmark(models=["m"], **{field: value})
