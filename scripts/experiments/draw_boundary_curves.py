@@ -6,7 +6,6 @@ A second; writes model_cards/boundary_curves.png. The results files are those of
 set and one protocol.
 """
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def main(arguments: CurveArguments) -> None:
     found = [read_results(Path(name)) for name in arguments.results]
     protocols = {(data_words(one.data), str(one.protocol.get("boundary_benchmark"))) for one in found}
     if len(protocols) > 1:
-        sys.exit(f"error: the results differ in data or protocol: {sorted(protocols)}; draw them apart.")
+        raise ValueError(f"the results differ in data or protocol: {sorted(protocols)}; draw them apart.")
     curves = [benchmark_curve(one.model["name"], one.scores) for one in found]
     draw_boundary_curves(curves, Path(arguments.output), human=arguments.human)
     for curve in curves:

@@ -3,17 +3,18 @@
 import io
 import json
 import os
-import runpy
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import draw_boundary_curves as draw_boundary_curves_script
 import evaluate
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
+from markdown import read_table
 from PIL import Image as PILImage
 from tiny_models import tiny_extractor
 
@@ -29,8 +30,6 @@ from hf_contour.metrics.boundary.plot import benchmark_curve, draw_boundary_curv
 from hf_contour.metrics.boundary.scores import count_matches, edge_scores, protocol
 
 FOLDER = str(Path(evaluate_folder.__file__).parent)
-
-DRAWING = Path(__file__).parents[2] / "scripts" / "experiments" / "draw_boundary_curves.py"
 
 
 def images(number: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -204,10 +203,10 @@ def test_the_table_shows_the_benchmark_where_it_was_made(evaluated: tuple[Path, 
     results = read_results(evaluated[1])
     with_scores = replace(results, scores=results.scores | {"ods": 0.7264, "ois": 0.7597, "ap": 0.7267, "r50": None})
     bare = replace(results, scores={"loss": 0.25, "pixel_f1": 0.5, "pixel_threshold": 0.3})
-    header, _, first, second = results_table([with_scores, bare]).splitlines()
-    assert "| ODS | OIS | AP | R50 | loss |" in header
-    assert "| size as they are, max_dist 0.0075 | 0.726 | 0.760 | 0.727 | - |" in first
-    assert "| - | - | - | - | 0.250 | 0.500 | 0.300 |" in second
+    first, second = read_table(results_table([with_scores, bare]))
+    assert first["protocol"] == "size as they are, max_dist 0.0075"
+    assert [first[name] for name in ("ODS", "OIS", "AP", "R50")] == ["0.726", "0.760", "0.727", "-"]
+    assert [second[name] for name in ("ODS", "R50", "loss", "at threshold")] == ["-", "-", "0.250", "0.300"]
     assert "ODS" not in results_table([bare])
 
 
@@ -225,17 +224,14 @@ def test_curves_are_drawn(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
         draw_boundary_curves([], tmp_path / "none.png")
 
 
-def test_the_script_draws_results_of_one_protocol(
-    evaluated: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_script_draws_results_of_one_protocol(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
     results, output = read_results(evaluated[1]), tmp_path / "curves.png"
-    words = ["draw_boundary_curves.py", "--output", str(output), "--results", str(evaluated[1])]
-    monkeypatch.setattr(sys, "argv", words)
-    runpy.run_path(str(DRAWING), run_name="__main__")
+    script = draw_boundary_curves_script
+    script.main(script.CurveArguments(results=[str(evaluated[1])], output=str(output)))
     with PILImage.open(output) as image:
         assert np.asarray(image.convert("L")).std() > 5
     other = {"boundary_benchmark": protocol(max_dist=0.011)}
     write_results(replace(results, protocol=results.protocol | other), tmp_path / "other.json")
-    monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "other.json")])
-    with pytest.raises(SystemExit, match="differ in data or protocol"):
-        runpy.run_path(str(DRAWING), run_name="__main__")
+    both = [str(evaluated[1]), str(tmp_path / "other.json")]
+    with pytest.raises(ValueError, match="differ in data or protocol"):
+        script.main(script.CurveArguments(results=both, output=str(output)))
