@@ -15,6 +15,9 @@ from PIL import Image
 
 # Formats that can be recognised by their first bytes and run no program of their own (EPS starts Ghostscript).
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM", "JPEG2000")
+# Read where the program has registered the opener of pillow-heif.
+OPTIONAL_FORMATS = ("HEIF",)
+HEIF_STARTS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")  # from the fifth byte on
 DEFAULT_MAX_PIXELS = 2**26  # 8192 x 8192; 192 MiB when decoded
 STRIP_PIXELS = 2**18  # converted at a time
 WHITE = (255, 255, 255)
@@ -184,7 +187,7 @@ def _parse_header(stream: IO[bytes], start: bytes) -> Image.Image | None:
     Image.preinit()
     if not set(READ_FORMATS) <= set(Image.OPEN):
         Image.init()
-    for file_format in READ_FORMATS:
+    for file_format in (*READ_FORMATS, *OPTIONAL_FORMATS):
         factory, accept = Image.OPEN.get(file_format, (None, None))
         if factory is None or (accept is not None and accept(start[:16]) is not True):
             continue
@@ -205,6 +208,8 @@ def _describe_content(start: bytes) -> str:
         return "an SVG drawing (not made of pixels)"
     if head.startswith((b"<!doctype html", b"<html")):
         return "an HTML page"
+    if start[4:12] in HEIF_STARTS:
+        return "a HEIC image (read with pillow-heif, where it is installed and its opener registered)"
     if head.startswith(b"%pdf"):
         return "a PDF document"
     try:

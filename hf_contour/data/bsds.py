@@ -9,10 +9,11 @@ import numpy as np
 from datasets import Features, Image, List, Value
 from PIL import Image as PILImage
 
+from hf_contour.data.file_names import images_in
+
 BSDS_FEATURES = Features(
     {"image_id": Value("string"), "image": Image(decode=False), "contours": List(Image(decode=False))}
 )
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def find_bsds_root(folder: Path) -> Path | None:
@@ -31,11 +32,9 @@ def read_bsds_rows(root: str, folder_name: str) -> Iterator[dict[str, Any]]:
         ValueError: If a `.mat` file is not in the form of BSDS500.
         ImportError: If scipy is not installed.
     """
-    photographs = sorted(
-        path for path in (Path(root) / "images" / folder_name).iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES
-    )
-    for photograph in photographs:
-        annotation_file = Path(root) / "groundTruth" / folder_name / f"{photograph.stem}.mat"
+    annotations = _folder_called(Path(root) / "groundTruth", folder_name)
+    for photograph in images_in(Path(root) / "images" / folder_name):
+        annotation_file = annotations / f"{photograph.stem}.mat"
         if not annotation_file.is_file():
             raise FileNotFoundError(f"{photograph} has no drawn contours: {annotation_file} is missing.")
         yield {
@@ -46,6 +45,12 @@ def read_bsds_rows(root: str, folder_name: str) -> Iterator[dict[str, Any]]:
                 for number, boundaries in enumerate(read_boundaries(annotation_file), start=1)
             ],
         }
+
+
+def _folder_called(parent: Path, name: str) -> Path:
+    """The sub-folder of a name, whatever its case."""
+    same = [folder for folder in parent.iterdir() if folder.name.lower() == name.lower()]
+    return next((folder for folder in same if folder.name == name), same[0] if same else parent / name)
 
 
 def read_boundaries(annotation_file: Path) -> list[np.ndarray]:

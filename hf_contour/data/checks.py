@@ -1,12 +1,10 @@
 """The check before training: every row is read, and what is wrong or odd is counted and listed."""
 
 import collections
-import csv
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,116 +12,17 @@ from typing import Any
 from datasets import ClassLabel, Dataset, List
 from huggingface_hub.utils import tqdm
 
+from hf_contour.data.file_names import printable
+from hf_contour.data.findings import SEVERITIES, CheckReport, Finding
 from hf_contour.data.image_checks import ImageLimits, check_contours, check_image
-from hf_contour.data.sources import ColumnNames, label_names, load_source, source_splits
-from hf_contour.data.standard_columns import LABEL_PROBLEM
+from hf_contour.data.label_columns import LABEL_PROBLEM
+from hf_contour.data.labels import absent_classes
+from hf_contour.data.opening import open_source
+from hf_contour.data.problems import Problem, SourceError
+from hf_contour.data.sources import ColumnNames, detect_kind, label_names, load_source
+from hf_contour.data.split_names import matching_split
 
-ERROR, WARNING = "error", "warning"
-SEVERITIES = {
-    # nothing can be trained on the row or the split, or scores would be wrong
-    "split_unreadable": ERROR,
-    "split_empty": ERROR,
-    "image_unreadable": ERROR,
-    "image_bomb": ERROR,
-    "label_wrong": ERROR,
-    "class_names_differ": ERROR,
-    "duplicate_across_splits": ERROR,
-    "duplicate_other_label": ERROR,
-    "contours_missing": ERROR,
-    "contour_unreadable": ERROR,
-    "contour_other_size": ERROR,
-    "contour_inverted": ERROR,
-    # it can be trained on, by a stated rule
-    "contour_blank": WARNING,
-    "class_absent": WARNING,
-    "duplicate_in_split": WARNING,
-    "mode_high_bit_depth": WARNING,
-    "mode_float": WARNING,
-    "mode_cmyk": WARNING,
-    "mode_alpha": WARNING,
-    "mode_palette": WARNING,
-    "mode_grey": WARNING,
-    "mode_other": WARNING,
-    "several_frames": WARNING,
-    "exif_rotated": WARNING,
-    "size_tiny": WARNING,
-    "size_extreme_aspect": WARNING,
-}
 _ROWS_AT_A_TIME = 4096
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found, at a row (counted from 0) or, with `row` `None`, at a whole split."""
-
-    split: str
-    row: int | None
-    file: str
-    kind: str
-    severity: str
-    message: str
-
-
-@dataclass
-class CheckReport:
-    """What the check found.
-
-    Attributes:
-        splits: per split its `rows`, rows per class (`classes`) and `contour_maps`.
-        rows: every finding, in the order of splits and rows.
-        settings: the limits that the check applied.
-    """
-
-    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: list[Finding] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Findings per kind, for the kinds that were found."""
-        found = collections.Counter(finding.kind for finding in self.rows)
-        return {kind: found[kind] for kind in SEVERITIES if found[kind]}
-
-    @property
-    def num_errors(self) -> int:
-        """Findings that are errors; the others are warnings."""
-        return sum(finding.severity == ERROR for finding in self.rows)
-
-    @property
-    def exit_code(self) -> int:
-        """0 when there is no error (warnings may be), else 1."""
-        return int(self.num_errors > 0)
-
-    def write(self, folder: str | Path) -> None:
-        """Write `checks.json` (counts) and `checks.csv` (a line for each finding) into a folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        summary = {
-            "num_errors": self.num_errors,
-            "num_warnings": len(self.rows) - self.num_errors,
-            "counts": {kind: {"severity": SEVERITIES[kind], "count": count} for kind, count in self.counts.items()},
-            "splits": self.splits,
-            "settings": self.settings,
-        }
-        (folder / "checks.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        with (folder / "checks.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(Finding.__dataclass_fields__))
-            writer.writeheader()
-            writer.writerows(asdict(finding) for finding in self.rows)
-
-    def table(self) -> str:
-        """The counts as text: rows and classes of each split, then a line for each kind with its first finding."""
-        lines = []
-        for split, facts in self.splits.items():
-            classes = ", ".join(f"{name} {count:,}" for name, count in facts["classes"].items()) or "no labels"
-            lines.append(f"{split}: {facts['rows']:,} rows ({classes}), {facts['contour_maps']:,} contour maps")
-        first = {finding.kind: finding for finding in reversed(self.rows)}
-        for kind, count in self.counts.items():
-            example = first[kind]
-            place = example.split if example.row is None else f"{example.split} row {example.row}"
-            lines.append(f"{SEVERITIES[kind]:7}  {kind:23}  {count:7,}  e.g. {place}: {example.message}")
-        lines.append(f"{self.num_errors:,} errors, {len(self.rows) - self.num_errors:,} warnings")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -149,12 +48,14 @@ def load_and_check(
     kind: str | None = None,
     multi_label: bool = False,
     separator: str = ";",
+    label_separator: str | None = None,
+    unlabelled: str = "error",
     label_names: Sequence[str] | None = None,
     limits: ImageLimits | None = None,
     num_workers: int = 4,
     show_progress: bool = True,
 ) -> CheckReport:
-    """Check a source as `load_source` would read it, listing all rows that it would refuse.
+    """Check a source as `load_source` would read it, listing all that it would refuse.
 
     Args:
         source: anything that `load_source` takes, which explains the other arguments too.
@@ -163,7 +64,9 @@ def load_and_check(
         config_name: configuration of a Hub data set or of a folder with a README.
         kind: kind of the source where the guess would be wrong.
         multi_label: cells of a csv hold several labels.
-        separator: between several entries in a cell of a csv.
+        separator: between several contour paths in a cell of a csv.
+        label_separator: between several labels in such a cell.
+        unlabelled: `skip` leaves rows without a label out.
         label_names: class names in their order; `None` takes those of the first split.
         limits: see `ImageLimits`.
         num_workers: threads that read images.
@@ -172,30 +75,52 @@ def load_and_check(
     Returns:
         The report. A split that cannot be read at all is one of its errors.
     """
+    columns = columns or ColumnNames()
     names = None if label_names is None else list(label_names)
-    options: dict[str, Any] = {"config_name": config_name, "kind": kind}
-    loaded, unreadable = {}, []
-    for split in splits or source_splits(source, **options):
+    try:
+        kind = kind or detect_kind(source)
+        opened = open_source(source, kind=kind, columns=columns, config_name=config_name)
+    except (SourceError, UnicodeError) as error:
+        return CheckReport(rows=_refusal("", source, error))
+    found = [finding for problem in opened.problems for finding in _problem_findings("", problem)]
+    loaded = {}
+    chosen = [matching_split(split, opened.splits, source) for split in splits or opened.splits]
+    for split in chosen:
         try:
+            found += [finding for one in opened.split_problems(split) for finding in _problem_findings(split, one)]
             loaded[split] = load_source(
                 source,
                 split=split,
                 columns=columns,
+                config_name=config_name,
+                kind=kind,
                 multi_label=multi_label,
                 separator=separator,
+                label_separator=label_separator,
+                unlabelled=unlabelled,
                 label_names=names,
                 strict=False,
-                **options,
             )
-        except (ValueError, OSError) as error:
-            unreadable.append(
-                Finding(split, None, str(source), "split_unreadable", SEVERITIES["split_unreadable"], str(error))
-            )
+        except (ValueError, OSError, LookupError) as error:
+            found += _refusal(split, source, error)
         else:
             names = names or _class_names(loaded[split])
     report = check_source(loaded, limits=limits, num_workers=num_workers, show_progress=show_progress)
-    report.rows[:0] = unreadable
+    report.rows[:0] = found
     return report
+
+
+def _refusal(split: str, source: str | Path, error: Exception) -> list[Finding]:
+    """Findings of a source or split that cannot be read at all."""
+    kind, files = getattr(error, "kind", "split_unreadable"), getattr(error, "files", ())
+    return [
+        Finding(split, None, file, kind, SEVERITIES[kind], str(error)) for file in files or (printable(str(source)),)
+    ]
+
+
+def _problem_findings(split: str, problem: Problem) -> list[Finding]:
+    severity = SEVERITIES[problem.kind]
+    return [Finding(split, None, file, problem.kind, severity, problem.message) for file in problem.files or ("",)]
 
 
 def check_source(
@@ -254,7 +179,7 @@ def _check_row(dataset: Dataset, split: str, names: list[str] | None, limits: Im
     problems = list(image.problems)
     contours = row.get("contours") or []
     if "contours" in row:
-        problems += check_contours(contours, image.size, name=file, limits=limits)
+        problems += check_contours(contours, image.size, image=cell, name=file, limits=limits)
     label = row.get("label")
     if names is not None:
         problems += _label_problems(label, names, row.get(LABEL_PROBLEM))
@@ -290,9 +215,10 @@ def _split_findings(splits: Mapping[str, Dataset], report: CheckReport) -> Itera
         if not len(dataset):
             yield at_split("split_empty", "the split has no rows.")
             continue
-        absent = [name for name, count in report.splits[split]["classes"].items() if not count]
+        classes = report.splits[split]["classes"]
+        absent = absent_classes(list(classes.values()), list(classes))
         if absent:
-            yield at_split("class_absent", f"no row is of class {absent}.")
+            yield at_split("class_absent", f"no row is of {absent}.")
         if first_split is None:
             first_split, first_names = split, names
         elif names != first_names:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from hf_contour.data.annotations import MAX_EDGE_SHARE, read_contour_map
+from hf_contour.data.annotations import MAX_EDGE_SHARE, check_orientation, encoded, read_contour_map
 from hf_contour.image_processing_contour import ImageReadError, open_image
 
 _EXIF_ORIENTATION = 0x0112
@@ -43,7 +43,7 @@ class ImageCheck:
 
 def check_image(cell: dict[str, Any], *, name: str, limits: ImageLimits) -> ImageCheck:
     """Open an image as training does and look at its size, mode and orientation."""
-    content = cell["bytes"] if cell["bytes"] is not None else cell["path"]
+    content = encoded(cell)
     if content is None:
         return ImageCheck([("image_unreadable", "there is no image.")])
     try:
@@ -81,12 +81,24 @@ def _mode_problems(stored: PILImage.Image) -> list[tuple[str, str]]:
 
 
 def check_contours(
-    contours: Sequence[Any], size: tuple[int, int] | None, *, name: str, limits: ImageLimits
+    contours: Sequence[Any], size: tuple[int, int] | None, *, image: Any, name: str, limits: ImageLimits
 ) -> list[tuple[str, str]]:
-    """Read the contour maps of one image, each by itself; `size` is `None` where the image cannot be read."""
+    """Read the contour maps of one image, each by itself.
+
+    Args:
+        contours: the maps.
+        size: `(height, width)` of the image; None where it cannot be read.
+        image: the image's cell, for its orientation.
+        name: the image's name.
+        limits: from where on a map is reported.
+    """
     if not contours:
         return [("contours_missing", "has no contour map.")]
     problems = []
+    try:
+        check_orientation(encoded(image), contours, name=name)
+    except ValueError as error:
+        problems.append(("contour_not_turned", str(error)))
     for index, contour in enumerate(contours):
         map_name = f"contour map {index}"
         try:

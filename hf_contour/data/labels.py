@@ -5,15 +5,23 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from datasets import ClassLabel, Dataset, IterableDataset, List
 
+from hf_contour.data.problems import SourceError, listed
+
 logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 10_000  # numbers above it are ids that were taken for labels
-_INTEGER = re.compile(r"[+-]?\d+")
+_INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)")  # "01" is a word: as a number it would be the class "1"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|inf", re.IGNORECASE)
+
+
+def normalised(name: str) -> str:
+    """A class name in composed form (NFC), in which names that look alike are equal."""
+    return unicodedata.normalize("NFC", name)
 
 
 def label_names(dataset: Dataset | IterableDataset, column: str = "label") -> list[str]:
@@ -49,14 +57,18 @@ class LabelMapping:
     text_numbers: bool = False
 
     def __post_init__(self) -> None:
-        if not self.names or len(set(self.names)) != len(self.names) or not all(self.names):
+        plain = {normalised(name) for name in self.names}
+        if not self.names or len(plain) != len(self.names) or not all(self.names):
             raise ValueError(f"label_names are {list(self.names)}; expected distinct names that are not empty.")
 
     def __call__(self, value: Any, where: str) -> int:
         """Class number of one label; `where` names its row in errors."""
         if isinstance(value, bool):
             value = str(value)
-        if self.text_numbers and isinstance(value, str) and value not in self.names and _INTEGER.fullmatch(value):
+        places = self._places
+        if isinstance(value, str):
+            value = normalised(value)
+        if self.text_numbers and isinstance(value, str) and value not in places and _INTEGER.fullmatch(value):
             value = int(value)
         if value is None or value == "":
             raise ValueError(f"{where}: the label is missing. {self._expected()}")
@@ -66,35 +78,41 @@ class LabelMapping:
             return self._from_number(value, where)
         if not isinstance(value, str):
             raise ValueError(f"{where}: the label {value!r} is of type {type(value).__name__}. {self._expected()}")
-        if value not in self.names:
+        if value not in places:
             raise ValueError(f"{where}: the label {value!r} is unknown. {self._expected()}")
-        return self.names.index(value)
+        return places[value]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Number of each class by its name in composed form."""
+        return {normalised(name): place for place, name in enumerate(self.names)}
 
     def _from_number(self, value: int, where: str) -> int:
         known = self.source_names or self.names
         if self.source_names is None and self._names_are_other_numbers:
             # "10" can be the name of class 1: the number 10 then means that name, and never its place.
-            if str(value) not in self.names:
+            if str(value) not in self._places:
                 raise ValueError(f"{where}: the label {value} is unknown. {self._expected()}")
-            return self.names.index(str(value))
+            return self._places[str(value)]
         if not 0 <= value < len(known):
             raise ValueError(
                 f"{where}: the label {value} is not a number from 0 to {len(known) - 1}. {self._expected()}"
             )
-        if known[value] not in self.names:
+        if normalised(known[value]) not in self._places:
             raise ValueError(f"{where}: the label {known[value]!r} is unknown. {self._expected()}")
-        return self.names.index(known[value])
+        return self._places[normalised(known[value])]
 
-    @property
+    @cached_property
     def _names_are_other_numbers(self) -> bool:
         """Whether the classes are called by whole numbers that are not their places, as 1 and 2 for 0 and 1."""
         numbers = all(_INTEGER.fullmatch(name) for name in self.names)
         return numbers and any(name != str(place) for place, name in enumerate(self.names))
 
     def _expected(self) -> str:
+        names = f"[{listed([repr(name) for name in self.names], most=20)}]"
         if self.source_names is None and self._names_are_other_numbers:
-            return f"Expected one of {list(self.names)}, which name the classes; correct or remove the row."
-        return f"Expected one of {list(self.names)}, by name or by number from 0; correct or remove the row."
+            return f"Expected one of {names}, which name the classes; correct or remove the row."
+        return f"Expected one of {names}, by name or by number from 0; correct or remove the row."
 
 
 def collect_label_names(
@@ -117,7 +135,9 @@ def collect_label_names(
             continue
         if value is None or value == "" or isinstance(value, float):
             raise ValueError(f"{where}: the label is {value!r}; expected a class name or a number from 0.")
-        first_row.setdefault(str(value) if isinstance(value, bool) else value, where)
+        if isinstance(value, bool | str):
+            value = normalised(str(value))
+        first_row.setdefault(value, where)
     if not first_row:
         raise ValueError("there are no labels to take class names from; give label_names.")
     if text_numbers:
@@ -133,17 +153,26 @@ def collect_label_names(
     return _names_of_numbers(numbers)
 
 
-def _refuse_near_twins(first_row: dict[str, str]) -> None:
+def near_twins(names: Iterable[str]) -> list[str]:
+    """Names that differ from another in case, blanks or width alone: all that the first such pair has; else none."""
     seen: dict[str, str] = {}
-    for word, where in first_row.items():
-        plain = " ".join(unicodedata.normalize("NFKC", word).casefold().split())
+    for name in names:
+        plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
         if plain in seen:
-            other = seen[plain]
-            raise ValueError(
-                f"{where}: the label {word!r} differs from {other!r} ({first_row[other]}) in case or blanks alone. "
-                "Write them alike, or give label_names if they are two classes."
-            )
-        seen[plain] = word
+            return [seen[plain], name]
+        seen[plain] = name
+    return []
+
+
+def _refuse_near_twins(first_row: dict[str, str]) -> None:
+    twins = near_twins(first_row)
+    if twins:
+        other, word = twins
+        message = (
+            f"{first_row[word]}: the label {word!r} differs from {other!r} ({first_row[other]}) in case or blanks "
+            "alone. Write them alike, or give label_names if they are two classes."
+        )
+        raise SourceError("class_twins", message)
 
 
 def _is_bad(value: Any, *, text_numbers: bool) -> bool:
@@ -177,8 +206,15 @@ def _names_of_numbers(first_row: dict[int, str]) -> list[str]:
 def log_class_counts(counts: Sequence[int], names: Sequence[str], *, split: str) -> None:
     """Write the rows per class to the log; a class without rows is a warning, not an error."""
     logger.info("split %s: rows per class %s", split, dict(zip(names, counts, strict=True)))
-    absent = [name for name, count in zip(names, counts, strict=True) if not count]
+    absent = absent_classes(counts, names)
     if absent:
-        logger.warning(
-            "split %s has no row of class %s; the numbers of the other classes stay as they are", split, absent
-        )
+        logger.warning("split %s has no row of %s; the numbers of the other classes stay as they are", split, absent)
+
+
+def absent_classes(counts: Sequence[int], names: Sequence[str]) -> str:
+    """Words for the classes without rows, at most three of them named; empty if every class has rows."""
+    absent = [repr(name) for name, count in zip(names, counts, strict=True) if not count]
+    if not absent:
+        return ""
+    share = f" ({len(absent):,} of {len(names):,} classes)" if len(absent) > 3 else ""
+    return f"class [{listed(absent)}]{share}"

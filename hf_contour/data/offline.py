@@ -23,9 +23,10 @@ from datasets.arrow_writer import ParquetWriter
 from PIL import Image
 from tqdm import tqdm
 
+from hf_contour.data.annotations import encoded
 from hf_contour.data.augmentation.colour import ColourAudit, ColourTransform
 from hf_contour.data.augmentation.recipe import Augmentation
-from hf_contour.data.rows import DrawnSample, RowDrawer, encoded, row_name
+from hf_contour.data.rows import DrawnSample, RowDrawer, row_name
 from hf_contour.version import __version__
 
 ORIGINAL_COPY = -1

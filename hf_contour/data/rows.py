@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_contour.data.annotations import read_annotations
+from hf_contour.data.annotations import check_orientation, encoded, read_annotations
 from hf_contour.data.augmentation.colour import ColourChange, ColourPlan, ColourTransform
 from hf_contour.data.augmentation.recipe import Augmentation, sample_rng
 from hf_contour.image_processing_contour import open_image
@@ -103,6 +103,8 @@ class RowDrawer:
         pixels = np.asarray(open_image(encoded(row["image"]), name=name, **self.reading))
         contours = row.get("contours") if self.read_contours else None
         size = pixels.shape[:2]
+        if contours:
+            check_orientation(encoded(row["image"]), contours, name=name)
         annotations = read_annotations(contours, name=name, image_size=size) if contours else None
         valid = None
         if self.read_contours and row.get("valid"):  # a column that `offline` writes
@@ -133,13 +135,6 @@ def row_name(row: Mapping[str, Any], index: int) -> str:
     """Words that name a row in a message."""
     path = row["image"].get("path") if isinstance(row["image"], Mapping) else None
     return f"row {index} ({path})" if path else f"row {index}"
-
-
-def encoded(image: Any) -> Any:
-    """What `open_image` takes: the bytes or path of an undecoded image, anything else as it is."""
-    if not isinstance(image, Mapping):
-        return image
-    return image["bytes"] if image.get("bytes") is not None else image.get("path")
 
 
 def _pack(masks: np.ndarray | None) -> np.ndarray | None:

@@ -1,8 +1,10 @@
-"""Bring any source to the columns `image`, `contours` and `label`, without decoding an image."""
+"""Bring the images and contours of any source to the columns `image` and `contours`, without decoding an image."""
 
-import collections
+import base64
+import binascii
+import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,12 +13,14 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value, concatenate_datasets
+from datasets import Dataset, Features, Image, IterableDataset, List, Value, concatenate_datasets
 from datasets.features import LargeList
 
-from hf_contour.data.labels import LabelMapping, collect_label_names, log_class_counts
+from hf_contour.data.file_names import printable
 
-LABEL_PROBLEM = "label_problem"  # column with what is wrong with a label, where a source is read to be checked
+# JPEG, PNG, GIF, WebP or another RIFF, BMP, TIFF (both byte orders), as base64 writes their first bytes.
+_BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK")
+_SHORTEST_BASE64 = 64  # no image is smaller, and few paths are longer and begin so
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
@@ -43,9 +47,11 @@ class SourceTraits:
         split: the split, for messages.
         folder: relative image paths start here; `None` where images come in bytes.
         is_text: cells come from csv, so that numbers and lists are text.
-        separator: separates several paths or labels in a text cell.
-        multi_label: text cells hold several labels.
+        separator: separates several paths in a text cell.
+        label_separator: separates several labels in a text cell.
+        multi_label: text cells hold several labels, and lists of 0 and 1 may hold several 1.
         strict: a missing file or a bad label raises; if not, it is left for the check before training to list.
+        files: names of the image files of the rows, for messages; empty where they are not known.
     """
 
     name: str
@@ -53,12 +59,15 @@ class SourceTraits:
     folder: Path | None = None
     is_text: bool = False
     separator: str = ";"
+    label_separator: str = ";"
     multi_label: bool = False
     strict: bool = True
+    files: tuple[str, ...] = field(default=(), repr=False)
 
     def row(self, index: int) -> str:
         """Words that name a row in a message."""
-        return f"{self.name}, split {self.split}, row {index} (counted from 0)"
+        file = f", {self.files[index]}" if index < len(self.files) else ""
+        return f"{self.name}, split {self.split}, row {index} (counted from 0{file})"
 
 
 def rename_columns(dataset: AnyDataset, columns: ColumnNames, traits: SourceTraits) -> AnyDataset:
@@ -90,9 +99,12 @@ def _found(
     if standard == name and standard != "image":
         return None
     raise ValueError(
-        f"{traits.name} has no column {name!r} for {standard}; its columns are {present}. "
-        f"Name the right one with ColumnNames({standard}=...)."
+        f"{traits.name} has no column {name!r} for {standard}; its columns are {present}. {_how_to_name(standard)}."
     )
+
+
+def _how_to_name(standard: str) -> str:
+    return f"Name the right one with --{standard}_column (in Python with ColumnNames({standard}=...))"
 
 
 def without_decoding(dataset: AnyDataset) -> AnyDataset:
@@ -130,6 +142,13 @@ def with_standard_images(dataset: AnyDataset, traits: SourceTraits) -> AnyDatase
 
 
 def _image_cell(value: Any, index: int, *, traits: SourceTraits) -> dict[str, Any] | None:
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise ValueError(
+                f"{traits.row(index)}: the column image holds a list of {len(value)} images; expected one. "
+                "Give each image a row of its own."
+            )
+        value = value[0] if value else None
     cell = image_cell(value, traits, f"{traits.row(index)}, column image")
     if cell is None and traits.strict:
         raise ValueError(f"{traits.row(index)}: there is no image. Remove the row or name its file.")
@@ -137,7 +156,7 @@ def _image_cell(value: Any, index: int, *, traits: SourceTraits) -> dict[str, An
 
 
 def _contour_cells(value: Any, index: int, *, traits: SourceTraits) -> list[dict[str, Any]]:
-    if traits.is_text and isinstance(value, str):
+    if traits.is_text and isinstance(value, str) and not value.startswith("data:"):
         value = [part.strip() for part in value.split(traits.separator)]
     values = value if isinstance(value, list) else [value]
     cells = (image_cell(one, traits, f"{traits.row(index)}, column contours") for one in values)
@@ -152,7 +171,7 @@ def _standard_column(
     if not isinstance(inner, Image) and not _holds_images(inner):
         raise ValueError(
             f"{traits.name}: column {column!r} is {stored}; expected images (bytes, paths or an Image column). "
-            f"Its columns are {list(dataset.features)}; name the right one with ColumnNames({column}=...)."
+            f"Its columns are {list(dataset.features)}. {_how_to_name(column)}."
         )
     from_files = isinstance(inner, Value) and "string" in inner.dtype
     if stored == feature and isinstance(dataset, Dataset):
@@ -178,7 +197,7 @@ def _rows_without_bytes(dataset: Dataset, column: str) -> Iterator[int]:
 def _holds_images(feature: Any) -> bool:
     if isinstance(feature, Value):
         return "string" in feature.dtype or "binary" in feature.dtype
-    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+    return isinstance(feature, dict) and not {"bytes", "path"}.isdisjoint(feature)
 
 
 def image_cell(value: Any, traits: SourceTraits, where: str) -> dict[str, Any] | None:
@@ -193,15 +212,32 @@ def image_cell(value: Any, traits: SourceTraits, where: str) -> dict[str, Any] |
         return {"bytes": value, "path": None}
     if isinstance(value, dict) and value.get("bytes") is not None:
         return {"bytes": value["bytes"], "path": value.get("path")}
-    path = value["path"] if isinstance(value, dict) else value
+    path = value.get("path") if isinstance(value, dict) else value
     if path is None:
         return None
+    content = _image_of_text(path)
+    if content is not None:
+        return {"bytes": content, "path": None}
     if "://" in path and traits.strict:
         return _fetched(path, where, allowed=isinstance(value, dict))
     file = Path(path) if traits.folder is None else traits.folder / path
     if traits.strict and not file.is_file():
-        raise FileNotFoundError(f"{where}: the file {file} is not there. Correct the row or put the file in place.")
+        raise FileNotFoundError(
+            f"{where}: the file {printable(file)} is not there. Correct the row or put the file in place."
+        )
     return {"bytes": None, "path": str(file.absolute())}
+
+
+def _image_of_text(text: str) -> bytes | None:
+    """The bytes of an image that was written into the cell itself, as base64 or a `data:` address; else None."""
+    if text.startswith("data:image/"):
+        _, _, text = text.partition(",")
+    elif not text.startswith(_BASE64_STARTS) or len(text) < _SHORTEST_BASE64:
+        return None
+    try:
+        return base64.b64decode(re.sub(r"\s+", "", text), validate=True)
+    except binascii.Error:
+        return None
 
 
 def _fetched(path: str, where: str, *, allowed: bool) -> dict[str, Any]:
@@ -212,89 +248,6 @@ def _fetched(path: str, where: str, *, allowed: bool) -> dict[str, Any]:
         )
     with fsspec.open(path, "rb") as file:
         return {"bytes": file.read(), "path": path}
-
-
-def with_standard_labels(
-    dataset: AnyDataset, traits: SourceTraits, *, names: list[str] | None, values: Iterator[Any] | None = None
-) -> AnyDataset:
-    """Make `label` a `ClassLabel`, or a list of it for several labels a row.
-
-    Args:
-        dataset: with a column `label` of numbers, words, `ClassLabel` or lists of these.
-        traits: of the source.
-        names: class names that fix the numbers; `None` takes those of the source, or of its values.
-        values: an extra pass over the labels of a stream whose source has no names.
-
-    Raises:
-        ValueError: At a label that is missing, a float, negative, out of range or unknown; names the row.
-    """
-    stored = dataset.features["label"]
-    is_list = isinstance(stored, List | LargeList)
-    source = stored.feature if is_list else stored
-    source_names = tuple(source.names) if isinstance(source, ClassLabel) else None
-    multi_label = is_list or traits.multi_label
-    if names is None and source_names is not None:
-        names = list(source_names)
-    if names is None:
-        seen = dataset["label"] if isinstance(dataset, Dataset) else values
-        names = collect_label_names(
-            _single_labels(seen, traits), text_numbers=traits.is_text, skip_bad=not traits.strict
-        )
-    mapping = LabelMapping(tuple(names), source_names, text_numbers=traits.is_text)
-
-    encode = partial(_encoded_label, mapping=mapping, traits=traits, multi_label=multi_label)
-    feature = ClassLabel(names=names)
-    if isinstance(dataset, IterableDataset):
-        return replace_column(dataset, "label", encode, List(feature) if multi_label else feature)
-    numbers, problems = _encode_all(dataset["label"], encode, strict=traits.strict)
-    counts = collections.Counter(number for row in numbers for number in (row if isinstance(row, list) else [row]))
-    log_class_counts([counts[number] for number in range(len(names))], names, split=traits.split)
-    features = Features({"label": List(feature) if multi_label else feature})
-    dataset = _with_column(dataset, Dataset.from_dict({"label": numbers}, features=features))
-    return dataset if traits.strict else dataset.add_column(LABEL_PROBLEM, problems, feature=Value("string"))
-
-
-def _encoded_label(
-    value: Any, index: int, *, mapping: LabelMapping, traits: SourceTraits, multi_label: bool
-) -> int | list[int]:
-    if not multi_label:
-        return mapping(value, traits.row(index))
-    return [mapping(one, traits.row(index)) for one in _labels_of(value, traits, traits.row(index))]
-
-
-def _encode_all(
-    values: Iterable[Any], encode: Callable[[Any, int], Any], *, strict: bool
-) -> tuple[list[Any], list[str | None]]:
-    """Class numbers of all rows, `None` where there is a problem, and the problems."""
-    numbers, problems = [], []
-    for index, value in enumerate(values):
-        number, problem = None, None
-        try:
-            number = encode(value, index)
-        except ValueError as error:
-            if strict:
-                raise
-            problem = str(error)
-        numbers.append(number)
-        problems.append(problem)
-    return numbers, problems
-
-
-def _labels_of(value: Any, traits: SourceTraits, where: str) -> list[Any]:
-    """Labels of a multi-label cell; an empty list is a row to which no class applies."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(traits.separator) if part.strip()]
-    if not isinstance(value, list):
-        raise ValueError(f"{where}: the labels are {value!r}; expected a list (an empty one for no class).")
-    return value
-
-
-def _single_labels(values: Any, traits: SourceTraits) -> Iterator[tuple[Any, str]]:
-    for index, value in enumerate(values):
-        where = traits.row(index)
-        multiple = (traits.multi_label and isinstance(value, str)) or isinstance(value, list)
-        for one in _labels_of(value, traits, where) if multiple else [value]:
-            yield one, where
 
 
 def replace_column(
@@ -312,18 +265,18 @@ def replace_column(
         return dataset.map(apply, with_indices=True, features=features)
     if in_memory:  # small cells; not cached, since files that it checks may vanish
         cells = [function(value, index) for index, value in enumerate(dataset[column])]
-        return _with_column(dataset, Dataset.from_dict({column: cells}, features=Features({column: feature})))
+        return with_column(dataset, Dataset.from_dict({column: cells}, features=Features({column: feature})))
     changed = dataset.select_columns([column]).map(
         apply, with_indices=True, features=Features({column: feature}), desc=f"Reading {column}"
     )
-    return _with_column(dataset, changed)
+    return with_column(dataset, changed)
 
 
 def _apply(row: dict[str, Any], index: int, *, column: str, function: Callable[[Any, int], Any]) -> dict[str, Any]:
     return {column: function(row[column], index)}
 
 
-def _with_column(dataset: Dataset, column: Dataset) -> Dataset:
+def with_column(dataset: Dataset, column: Dataset) -> Dataset:
     """Put a one-column data set in the place of the column of that name."""
     (name,) = column.column_names
     order = dataset.column_names

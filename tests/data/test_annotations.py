@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_contour.data.annotations import consensus, read_annotations
+from hf_contour.data.annotations import check_orientation, consensus, read_annotations
+from hf_contour.data.rows import RowDrawer
 from hf_contour.loss_contour import IGNORE_LABEL, edge_loss
 
 CROSS = np.zeros((4, 6), dtype=bool)
@@ -46,6 +47,9 @@ def with_alpha(rgb: int, alpha: np.ndarray) -> Image.Image:
         pytest.param(content(Image.fromarray(np.where(CROSS, 255, 0).astype(np.uint8)).convert("RGB")), id="colour"),
         pytest.param(content(Image.fromarray(np.where(CROSS, 255, 0).astype(np.uint8)).convert("P")), id="palette"),
         pytest.param(content(with_alpha(255, np.where(CROSS, 255, 0))), id="white drawn on nothing"),
+        pytest.param(content(with_alpha(0, np.where(CROSS, 255, 0))), id="black ink drawn on nothing"),
+        pytest.param(content(Image.fromarray(np.where(CROSS[..., None], (200, 0, 0), 0).astype(np.uint8))), id="red"),
+        pytest.param(content(Image.fromarray(CROSS.astype(np.uint16))), id="16-bit PNG of 0 and 1"),
     ],
 )
 def test_every_form_gives_the_same_map(contour):
@@ -120,3 +124,56 @@ def test_blank_maps_are_allowed():
 def test_what_is_no_map_is_refused_with_the_name(contours, message):
     with pytest.raises(ValueError, match=message):
         read_annotations(contours, name="a.jpg")
+
+
+def palette_of_classes(values: np.ndarray) -> Image.Image:
+    """Class numbers in the colours of the VOC sets: 1 dark red, 2 dark green, 3 dark yellow."""
+    image = Image.fromarray(values.astype(np.uint8), mode=None).convert("P")
+    image.putdata(values.ravel().tolist())
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
+    return image
+
+
+REGIONS = np.repeat([0, 1, 2, 3], 6).reshape(4, 6)
+
+
+@pytest.mark.parametrize(
+    ("contour", "message"),
+    [
+        (content(palette_of_classes(REGIONS)), "marks of the colours of a palette, as a map of regions"),
+        (content(Image.fromarray(REGIONS.astype(np.uint8))), "values from 0 to 3, but none above 127"),
+        (content(palette_of_classes(REGIONS).convert("RGB")), "marks of several colours"),
+        (REGIONS, "values from 0 to 3, but none above 127"),
+        (
+            content(Image.fromarray(np.where(CROSS, 100, 0).astype(np.uint8))),
+            "values from 0 to 100, but none",
+        ),
+        (content(Image.fromarray(np.where(CROSS, 300, 0).astype(np.uint16))), "values from 0 to 300, but none above"),
+        (np.where(CROSS, 0.4, 0.0), "values from 0 to 0.4, but none above 0.5"),
+    ],
+)
+def test_marks_that_give_no_contour_are_refused(contour, message):
+    with pytest.raises(ValueError, match=rf"a\.jpg, contour map 0 .*{message}"):
+        read_annotations([contour], name="a.jpg")
+
+
+def turned_jpeg(size: tuple[int, int], orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (90, 90, 90)).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("size", [(6, 6), (6, 4)])
+def test_contours_of_an_image_that_its_exif_data_turn_are_refused_unless_theirs_do_too(size, orientation):
+    """A square image would else train with a map that lies across it."""
+    plain = content(Image.new("L", size))
+    with pytest.raises(ValueError, match=rf"a\.jpg is turned upright by its EXIF orientation {orientation}.* none"):
+        check_orientation(turned_jpeg(size, orientation), [plain], name="a.jpg")
+    check_orientation(turned_jpeg(size, orientation), [turned_jpeg(size, orientation)], name="a.jpg")
+    check_orientation(turned_jpeg(size, 1), [plain], name="a.jpg")
+    row = {"image": {"bytes": turned_jpeg(size, orientation), "path": None}, "contours": [{"bytes": plain}]}
+    with pytest.raises(ValueError, match="row 0 is turned upright"):
+        RowDrawer(num_samples=1).decode(row, 0)

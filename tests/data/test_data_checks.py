@@ -14,7 +14,8 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from hf_contour.cli.main import main
-from hf_contour.data.checks import SEVERITIES, check_source, load_and_check
+from hf_contour.data.checks import check_source, load_and_check
+from hf_contour.data.findings import KINDS, SEVERITIES
 from hf_contour.data.image_checks import ImageLimits
 from hf_contour.data.sources import ColumnNames
 
@@ -261,8 +262,13 @@ def test_the_report_is_written(tmp_path):
     summary = json.loads((tmp_path / "checks" / "checks.json").read_text())
     assert (summary["num_errors"], summary["num_warnings"]) == (2, 1)
     assert summary["counts"] == {
-        kind: {"severity": SEVERITIES[kind], "count": 1}
-        for kind in ("image_unreadable", "duplicate_other_label", "duplicate_in_split")
+        kind: {
+            "severity": SEVERITIES[kind],
+            "count": 1,
+            "first": [f"train row {row} ({row}.png)"],
+            "do": KINDS[kind][1],
+        }
+        for kind, row in (("image_unreadable", 1), ("duplicate_other_label", 2), ("duplicate_in_split", 2))
     }
     assert summary["splits"]["train"]["classes"] == {"men": 1, "women": 2}
     with (tmp_path / "checks" / "checks.csv").open(newline="") as file:

@@ -307,12 +307,22 @@ def test_metadata_that_names_a_missing_file(tmp_path):
         list(load_source(tmp_path, streaming=True))
 
 
-def test_a_stream_reads_images_inside_an_archive(tmp_path):
-    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
-        archive.writestr("images/1.png", png(photo((6, 0, 0))))
-    row = next(iter(load_source(tmp_path, streaming=True)))
-    assert row["image"]["bytes"] is not None
-    assert colour_of(row["image"]) == (6, 0, 0)
+@pytest.mark.parametrize("wrapper", ["", "garments/"])
+def test_a_zip_file_of_class_folders_is_read_like_the_folder(tmp_path, wrapper):
+    with zipfile.ZipFile(tmp_path / "garments.zip", "w") as archive:
+        for number, name in enumerate(("men", "women")):
+            archive.writestr(f"{wrapper}{name}/1.png", png(photo((number, 0, 0))))
+        archive.writestr(f"__MACOSX/{wrapper}men/._1.png", b"not an image")
+    for source in (tmp_path / "garments.zip", tmp_path):
+        dataset = load_both_ways(source)
+        assert label_names(dataset) == ["men", "women"]
+        assert [(colour_of(row["image"])[0], row["label"]) for row in dataset] == [(0, 0), (1, 1)]
+
+
+def test_a_file_that_is_no_zip_is_refused(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"no zip")
+    with pytest.raises(ValueError, match=r"a\.zip cannot be unpacked.*expected a zip file"):
+        load_source(tmp_path / "a.zip")
 
 
 def test_an_empty_folder_is_refused(tmp_path):
@@ -350,7 +360,7 @@ def test_csv_with_a_column_for_the_split_and_csv_files_of_splits(tmp_path):
     write_csv(tmp_path / "train.csv", ["image", "label"], ["1.png", "women"])
     write_csv(tmp_path / "test.csv", ["image", "label"], ["2.png", "men"])
     assert detect_kind(tmp_path) == "csv"
-    assert source_splits(tmp_path) == ["test", "train"]
+    assert source_splits(tmp_path) == ["train", "test"]
     assert load_both_ways(tmp_path, split="test", label_names=names)["label"] == [0]
 
 

@@ -1,0 +1,173 @@
+"""Files below a folder: which are images, which are litter of systems and tools; links followed, loops not."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+_READ_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".jpe",
+        ".mpo",
+        ".png",
+        ".webp",
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".j2k",
+    ]
+)
+# Images to their owner, which Pillow does not read, or only with a program of its own.
+_OTHER_IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset(
+    [
+        ".jxl",
+        ".psd",
+        ".svg",
+        ".eps",
+        ".ai",
+        ".ico",
+        ".tga",
+        ".raw",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".rw2",
+        ".raf",
+        ".exr",
+        ".hdr",
+    ]
+)
+_LITTER_FOLDERS = frozenset({"@eadir", "__macosx", "__pycache__", "lost+found", "$recycle.bin", "#recycle"})
+_LITTER_FILES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
+_HIDDEN_LITTER = [
+    ".ipynb_checkpoints",
+    ".git",
+    ".cache",
+    ".thumbnails",
+    ".apdisk",
+    ".appledouble",
+    ".spotlight-v100",
+    ".fseventsd",
+    ".temporaryitems",
+    ".trash",
+]
+
+
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of files that are read as images; with `pillow-heif` those of HEIC too, which this then registers."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return _READ_SUFFIXES
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return _READ_SUFFIXES | HEIF_SUFFIXES
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder was left by a system or tool and belongs to no data set."""
+    plain = name.lower()
+    if plain in _LITTER_FOLDERS or plain in _LITTER_FILES or name.startswith("._"):
+        return True
+    return any(plain == word or plain.startswith((f"{word}-", f"{word}_")) for word in _HIDDEN_LITTER)
+
+
+def printable(name: str | Path) -> str:
+    r"""A name that can be shown and stored: bytes that are not UTF-8 stand as `\xe9`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def is_utf8(name: str | Path) -> bool:
+    """Whether the bytes of a name are UTF-8, which data sets need to hold it."""
+    return printable(name) == str(name)
+
+
+@dataclass
+class FolderContent:
+    """The files below a folder, sorted by their path.
+
+    Attributes:
+        images: what is read as an image.
+        unread: images of kinds that are not read, such as HEIC without its library.
+        others: the rest, such as tables and notes, without litter.
+        hidden_folders: folders whose names begin with a point and that hold images.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    unread: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    hidden_folders: list[Path] = field(default_factory=list)
+
+
+def folder_content(folder: Path) -> FolderContent:
+    """List what lies below a folder; linked folders are followed, but not into themselves.
+
+    Hidden files and litter are left out. Hidden folders with images are named, not read.
+    """
+    content, suffixes = FolderContent(), image_suffixes()
+    for file in sorted(_files_below(folder, frozenset()), key=lambda path: os.fsencode(path)):
+        hidden = next((part for part in file.relative_to(folder).parts[:-1] if part.startswith(".")), None)
+        suffix = file.suffix.lower()
+        if hidden is not None:
+            parent = folder / Path(*_up_to(file.relative_to(folder).parts, hidden))
+            if suffix in suffixes and parent not in content.hidden_folders:
+                content.hidden_folders.append(parent)
+        elif suffix in suffixes:
+            content.images.append(file)
+        elif suffix in _OTHER_IMAGE_SUFFIXES:
+            content.unread.append(file)
+        else:
+            content.others.append(file)
+    return content
+
+
+def sub_folders(folder: Path) -> list[Path]:
+    """Folders directly in a folder, also links to folders, without litter and hidden ones; sorted."""
+    found = [entry for entry in folder.iterdir() if entry.is_dir() and not is_litter(entry.name)]
+    return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda path: os.fsencode(path))
+
+
+def holds_image(folder: Path) -> bool:
+    """Whether an image lies anywhere below a folder."""
+    suffixes = image_suffixes()
+    return any(path.suffix.lower() in suffixes for path in _files_below(folder, frozenset()))
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Images that lie directly in a folder, without hidden ones and litter; sorted."""
+    suffixes = image_suffixes()
+    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
+    found = [path for path in found if not is_litter(path.name) and not path.name.startswith(".")]
+    return sorted(found, key=lambda path: os.fsencode(path))
+
+
+def _files_below(folder: Path, ancestors: frozenset[str]) -> Iterator[Path]:
+    place = os.path.realpath(folder)
+    if place in ancestors:
+        return
+    with os.scandir(folder) as entries:  # read to its end: `any` over these files would leave it open
+        found = [(Path(entry.path), entry) for entry in entries if not is_litter(entry.name)]
+    for path, entry in found:
+        if entry.is_dir():
+            yield from _files_below(path, ancestors | {place})
+        elif entry.is_file() and not entry.name.startswith("."):
+            yield path
+
+
+def _up_to(parts: tuple[str, ...], last: str) -> tuple[str, ...]:
+    return parts[: parts.index(last) + 1]
