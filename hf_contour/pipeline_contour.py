@@ -218,6 +218,7 @@ def _by_model(stock: Any, ours: type[Pipeline]) -> type[Pipeline]:
 
     class ByModel(stock):
         chosen_by_model = True
+        _load_video_processor = False  # as in `OpensImages`; a class of images has no use for one
 
         def __new__(cls, *inputs: Any, model: Any, **parameters: Any) -> Pipeline:
             is_ours = getattr(model.config, "model_type", None) == MODEL_TYPE
