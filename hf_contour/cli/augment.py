@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = read_settings(AugmentArguments, argv, command="augment", description=__doc__)
     from hf_contour.data.augmentation.colour import ColourTransform
     from hf_contour.data.augmentation.recipe import Augmentation, AugmentationRecipe
-    from hf_contour.data.offline import write_enlarged
+    from hf_contour.data.offline import write_augmented
     from hf_contour.data.sources import ColumnNames, load_source
     from hf_contour.training.arguments import read_recipe, recipe_path
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         streaming=arguments.streaming,
         config_name=arguments.data_config,
     )
-    written = write_enlarged(
+    written = write_augmented(
         source,
         arguments.output,
         copies=arguments.copies,

@@ -46,7 +46,7 @@ PROVENANCE = datasets.Features(
 
 
 @dataclass(frozen=True)
-class EnlargedSet:
+class AugmentedSet:
     """What was written.
 
     Attributes:
@@ -62,7 +62,7 @@ class EnlargedSet:
     colour_audit: ColourAudit
 
 
-def write_enlarged(
+def write_augmented(
     source: datasets.Dataset | datasets.IterableDataset,
     folder: str | Path,
     *,
@@ -73,7 +73,7 @@ def write_enlarged(
     split: str = "train",
     keep_originals: bool = True,
     rows_per_file: int = 5000,
-) -> EnlargedSet:
+) -> AugmentedSet:
     """Write a data set with changed copies of every image.
 
     Originals keep their bytes; copies are PNG, their contours 1-bit PNG. Other columns are repeated. Beside the
@@ -103,15 +103,15 @@ def write_enlarged(
         raise ValueError(f"copies is {copies}, augmentation {augmentation}, colour {colour}: nothing to write.")
     num_samples = len(source) if isinstance(source, datasets.Dataset) else None
     drawer = RowDrawer(num_samples=num_samples, augmentation=augmentation, colour=colour, seed=seed)
-    features = _enlarged_features(source.features)
+    features = _augmented_features(source.features)
     counter = _Counter()
-    rows = _enlarged_rows(source, drawer, copies=copies, keep_originals=keep_originals, counter=counter)
+    rows = _augmented_rows(source, drawer, copies=copies, keep_originals=keep_originals, counter=counter)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as aside:
         unfinished = Path(aside) / folder.name
         unfinished.mkdir()
         _write_files(rows, unfinished, features, split=split, rows_per_file=rows_per_file)
-        written = EnlargedSet(folder, counter.originals, counter.copies, counter.audit)
+        written = AugmentedSet(folder, counter.originals, counter.copies, counter.audit)
         _write_provenance(unfinished, written, drawer, copies=copies)
         _flush(unfinished)
         unfinished.rename(folder)
@@ -127,14 +127,14 @@ class _Counter:
     audit: ColourAudit = field(default_factory=ColourAudit)
 
 
-def _enlarged_features(features: datasets.Features | None) -> datasets.Features:
+def _augmented_features(features: datasets.Features | None) -> datasets.Features:
     """Columns of the source, with images that decode, and those that are added."""
     if features is None:
         raise ValueError("The stream does not know its columns' types; load it with load_source.")
     taken = sorted(set(features) & set(PROVENANCE))
     if taken:
         raise ValueError(
-            f"The source has the columns {', '.join(taken)}, as sets written here have. Enlarge the first source "
+            f"The source has the columns {', '.join(taken)}, as sets written here have. Augment the first source "
             "instead, with more copies."
         )
     columns: dict[str, Any] = {**features, "image": datasets.Image()}
@@ -143,7 +143,7 @@ def _enlarged_features(features: datasets.Features | None) -> datasets.Features:
     return datasets.Features({**columns, **PROVENANCE})
 
 
-def _enlarged_rows(
+def _augmented_rows(
     source: datasets.Dataset | datasets.IterableDataset,
     drawer: RowDrawer,
     *,
@@ -230,7 +230,7 @@ def _write_files(
         file.rename(file.with_name(f"{file.stem}-of-{len(files):05d}.parquet"))
 
 
-def _write_provenance(folder: Path, written: EnlargedSet, drawer: RowDrawer, *, copies: int) -> None:
+def _write_provenance(folder: Path, written: AugmentedSet, drawer: RowDrawer, *, copies: int) -> None:
     """Write down what made the set, so that it can be made again."""
     description = {
         "version": __version__,

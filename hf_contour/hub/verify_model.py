@@ -1,4 +1,4 @@
-"""Whether the config, weights and processor of a model folder are sound; nothing of the folder is executed."""
+"""Whether the config, weights and processor of a model folder are valid; nothing of the folder is executed."""
 
 import copy
 import json

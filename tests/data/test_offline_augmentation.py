@@ -13,7 +13,7 @@ from hf_contour.cli.main import main
 from hf_contour.data.annotations import read_annotations
 from hf_contour.data.augmentation.colour import ColourTransform
 from hf_contour.data.augmentation.recipe import OPERATIONS, Augmentation, AugmentationRecipe
-from hf_contour.data.offline import ORIGINAL_COPY, PROVENANCE, write_enlarged
+from hf_contour.data.offline import ORIGINAL_COPY, PROVENANCE, write_augmented
 from hf_contour.data.rows import RowDrawer
 from hf_contour.data.sources import load_source
 from hf_contour.image_processing_contour import ImageReadError
@@ -61,7 +61,7 @@ def pixels_of(row):
 
 def write(folder, source=None, **options):
     settings = {"copies": 3, "augmentation": Augmentation(RECIPE), "colour": COLOUR, "seed": 7, **options}
-    return write_enlarged(make_source() if source is None else source, folder, **settings)
+    return write_augmented(make_source() if source is None else source, folder, **settings)
 
 
 @pytest.mark.parametrize("with_contours", [True, False])
@@ -148,7 +148,7 @@ def test_set_is_described_and_read_by_datasets_alone(tmp_path):
     assert loaded["validation"][0]["contours"][0].mode == "1"
 
 
-def test_stream_is_enlarged_like_the_set(tmp_path):
+def test_stream_is_augmented_like_the_set(tmp_path):
     colour = ColourTransform(exchange_channels=True, max_changed=1, max_difference=255)
     write(tmp_path / "set", colour=None)
     write(tmp_path / "stream", make_source().to_iterable_dataset(), colour=None)
@@ -173,7 +173,7 @@ def test_impossible_requests_are_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing to write"):
         write(tmp_path / "set", augmentation=None, colour=None)
     written = write(tmp_path / "set")
-    with pytest.raises(ValueError, match="Enlarge the first source"):
+    with pytest.raises(ValueError, match="Augment the first source"):
         write(tmp_path / "again", load_source(written.folder, cache_dir=tmp_path / "cache"))
     assert not (tmp_path / "again").exists()
 
