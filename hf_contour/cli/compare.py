@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 def pair(arguments: CompareArguments, command: str) -> int:
     """Compares two files of predictions."""
     from hf_contour.evaluation.predictions import pair_predictions, read_predictions
-    from hf_contour.hub.card_tables import markdown_table
+    from hf_contour.evaluation.summary import markdown_table
     from hf_contour.io import library_versions, source_commit, write_json
     from hf_contour.metrics.classification import ScoreSettings
 
@@ -78,14 +78,14 @@ def pair(arguments: CompareArguments, command: str) -> int:
 def carry_out(arguments: CompareArguments, command: str) -> int:
     """Makes the runs of a plan that are not done yet, and writes the results file when all are."""
     import hf_contour.hub.registration  # noqa: F401 - the runs load their models through the Auto classes
-    from hf_contour.evaluation.comparison import (
+    from hf_contour.io import write_json
+    from hf_contour.training.comparison import (
         comparison_results,
         plan_path,
         planned_runs,
         read_plan,
         run_comparison,
     )
-    from hf_contour.io import write_json
 
     hide_loading_bar()
     plan = read_plan(plan_path(str(arguments.plan)))

@@ -1,11 +1,15 @@
-"""One table of a classifier's evaluation: all images, each slice, each perturbation."""
+"""Tables of Markdown, and that of a classifier's evaluation: all images, each slice, each perturbation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_contour.hub.card_tables import markdown_table
-
 HEADER = ["images", "number", "groups", "accuracy (95 % interval)", "balanced accuracy", "lost (95 % interval)"]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells below a header."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def class_summary(scores: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_contour.evaluation.results import CLASSIFICATION, TASKS, Results
+from hf_contour.evaluation.summary import markdown_table
 
 TABLE = re.compile(r"(<!-- results: (?P<task>[\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
@@ -226,12 +227,6 @@ def data_words(data: dict[str, Any]) -> str:
     """The data of a results file in words, such as `myntra_gender small test`."""
     words = [Path(data["source"]).name, data.get("config"), data["split"]]
     return " ".join(word for word in words if word)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells below a header."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def fill_tables(text: str, results: Sequence[Results]) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words, markdown_table
+from hf_contour.evaluation.summary import markdown_table
+from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words
 
 KINDS = "comparison|speed|training_speed|decoding_speed|faults"
 MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)

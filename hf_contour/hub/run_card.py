@@ -10,8 +10,8 @@ from huggingface_hub import ModelCard
 
 from hf_contour.evaluation.arguments import EMBEDDED
 from hf_contour.evaluation.results import Results, read_results_folder
+from hf_contour.evaluation.summary import markdown_table
 from hf_contour.hub.card import CardFacts, read_model_folder, render_card
-from hf_contour.hub.card_tables import markdown_table
 from hf_contour.hub.card_text import UNKNOWN, DataSource
 
 # The id in the examples of a card.

@@ -62,7 +62,7 @@ import accelerate, datasets, evaluate, timm, torch, transformers, transformers.p
 from datasets import load_dataset
 import hf_contour, hf_contour.hub.card, hf_contour.training.run, hf_contour.hub.verify, hf_contour.evaluation.run
 import hf_contour.hub.publish, hf_contour.inference.predict, hf_contour.hub.backbone_weights
-import hf_contour.evaluation.comparison, hf_contour.evaluation.calibration
+import hf_contour.training.comparison, hf_contour.evaluation.calibration
 torch.set_num_threads(1)
 commands, folder = json.load(sys.stdin), sys.argv[1]
 
@@ -239,7 +239,7 @@ def run_offline(place: Path, commands: dict[str, Command], *, told_offline: bool
         commands: what to run.
         told_offline: set `HF_HUB_OFFLINE`; otherwise the network is merely gone.
     """
-    plan = next((ROOT / "hf_contour" / "evaluation" / "plans").glob("*.yaml"))
+    plan = next((ROOT / "hf_contour" / "training" / "plans").glob("*.yaml"))
     words = {name: [word.format(place=place, plan=plan) for word in one.words] for name, one in commands.items()}
     for parts in words.values():
         if parts[0] in cli.COMMANDS:

@@ -11,8 +11,8 @@ from tiny_training import EXTRACTOR, write_source
 from torch import nn
 
 from hf_contour import ContourExtractorConfig, ContourGenderConfig
-from hf_contour.evaluation.comparison import Plan, comparison_results, merged, planned_runs, read_plan, run_comparison
 from hf_contour.evaluation.cost import median_ratio, multiply_adds, time_side_by_side
+from hf_contour.training.comparison import Plan, comparison_results, merged, planned_runs, read_plan, run_comparison
 
 ROOT = Path(__file__).parents[2]
 RECIPE = {
@@ -64,7 +64,7 @@ def test_a_file_that_is_no_plan_is_named(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "hf_contour" / "evaluation" / "plans").glob("*.yaml")), ids=lambda path: path.stem
+    "path", sorted((ROOT / "hf_contour" / "training" / "plans").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_the_plans_that_are_shipped_are_read(path):
     plan = read_plan(path)
