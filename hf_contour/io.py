@@ -25,6 +25,10 @@ from hf_contour.version import __version__
 # Their versions can change a figure.
 _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "numpy", "pillow")
 
+# Windows: without the first, line ends would be rewritten; it has no second, and no folder can be opened there.
+_O_BINARY: int = getattr(os, "O_BINARY", 0)
+_OPENS_FOLDERS = hasattr(os, "O_DIRECTORY")
+
 UNFINISHED = ".unfinished-"
 DISCARDED = ".discarded-"
 
@@ -49,16 +53,17 @@ def describe_room(path: Path) -> str:
     """Free bytes and files of the disk that a path lies on, or would lie on."""
     for place in (path, *path.parents):
         try:
-            room = os.statvfs(place)
+            free = shutil.disk_usage(place).free
+            files = f" and {os.statvfs(place).f_favail} files" if hasattr(os, "statvfs") else ""  # not on Windows
         except OSError:
             continue
-        return f"{room.f_bavail * room.f_frsize} bytes and {room.f_favail} files are free at {place}"
+        return f"{free} bytes{files} are free at {place}"
     return "the room that is free is not known"
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Writes a new file, or over an old one, and waits until it is on the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _O_BINARY, 0o666)
     try:
         write_all(descriptor, content)
         os.fsync(descriptor)
@@ -98,7 +103,7 @@ def append_line(path: Path, line: str) -> None:
         OutputError: If it cannot be written; the file ends as it did before.
     """
     with writing(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _O_BINARY, 0o666)
         try:
             size = os.fstat(descriptor).st_size
             try:
@@ -111,8 +116,15 @@ def append_line(path: Path, line: str) -> None:
 
 
 def put_in_place(unfinished: Path, folder: Path) -> None:
-    """Gives a finished folder its name once its files are on the disk; what bore the name before goes after that."""
+    """Gives a finished folder its name once its files are on the disk; what bore the name before goes after that.
+
+    Files get the permissions of any new file (those of the folder, without execution): some libraries write theirs
+    for the owner alone.
+    """
+    permissions = unfinished.stat().st_mode & 0o666
     for path in (*unfinished.rglob("*"), unfinished):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(permissions)
         sync(path)
     replaced = folder.with_name(f"{DISCARDED}{folder.name}")
     remove(replaced)
@@ -147,8 +159,11 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Waits until a file's content, or a folder's entries, are on the disk; of folders not on Windows."""
+    if not _OPENS_FOLDERS and path.is_dir():
+        return
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if _OPENS_FOLDERS else os.O_RDWR)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from tiny_training import EXTRACTOR, write_source
 
-from hf_contour.training import stages
+from hf_contour.training import contour_stage, gender_stage
 from hf_contour.training.checkpoints import list_checkpoints, load_newest
 from hf_contour.training.run import main
 
@@ -38,7 +38,7 @@ def train(recipe):
 
 def interrupt_second_step(recipe):
     """Leaves the checkpoint of step 2."""
-    train_loss, made = stages.ContourTask.train_loss, []
+    train_loss, made = contour_stage.ContourTask.train_loss, []
 
     def interrupted(self, model, batch):
         made.append(1)
@@ -46,9 +46,9 @@ def interrupt_second_step(recipe):
             os.kill(os.getpid(), signal.SIGTERM)
         return train_loss(self, model, batch)
 
-    stages.ContourTask.train_loss = interrupted
+    contour_stage.ContourTask.train_loss = interrupted
     code, _ = train(recipe)
-    stages.ContourTask.train_loss = train_loss
+    contour_stage.ContourTask.train_loss = train_loss
     assert code == 143
 
 

@@ -6,7 +6,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training.arguments import ARGUMENTS
 
 LABEL_NAMES = ["box", "disc"]
 EXTRACTOR = {"hidden_sizes": [4, 6], "depths": [1, 0], "strides": [2, 2], "level_channels": 4, "fusion_channels": 4}
@@ -46,7 +46,6 @@ def write_source(folder, *, train=24, validation=7, change=lambda number, row: r
 def settings(tmp_path, stage, **changes):
     """Arguments of a stage that trains for a second or two, below `tmp_path`."""
     defaults = {
-        "stage": stage,
         "data": str(tmp_path / "source"),
         "output_dir": str(tmp_path / "runs"),
         "run_name": "run",
@@ -66,4 +65,4 @@ def settings(tmp_path, stage, **changes):
     }
     if stage == "gender":
         defaults |= {"backbone": ["test_resnet"], "image_size": [32, 32]}
-    return ContourTrainingArguments(**{**defaults, **changes})
+    return ARGUMENTS[stage](**{**defaults, **changes})

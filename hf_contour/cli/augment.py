@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     from hf_contour.data.augmentation.recipe import Augmentation, AugmentationRecipe
     from hf_contour.data.offline import write_augmented
     from hf_contour.data.sources import ColumnNames, load_source
-    from hf_contour.training.arguments import read_recipe, recipe_path
+    from hf_contour.training.command_line import read_recipe, recipe_path
 
     recipe = read_recipe(recipe_path(arguments.recipe))
     recipe = {**recipe, **(recipe.get(arguments.stage) or {})}

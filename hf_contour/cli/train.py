@@ -14,7 +14,7 @@ finite, 4 cannot be written, 5 folder in use, 128 + the signal after one.
 import os
 from collections.abc import Sequence
 
-from hf_contour.training.arguments import parse_arguments, recipe_path
+from hf_contour.training.command_line import parse_arguments, recipe_path
 
 
 def main(argv: Sequence[str]) -> int:

@@ -3,7 +3,8 @@
 Shapes: B images, H x W pixels, K classes, T thresholds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,20 @@ from torch.utils.data import DataLoader
 
 from hf_contour.loss_contour import classification_loss
 from hf_contour.metrics.classification import classification_scores, multilabel_scores
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Which source each sample of a split is of.
+
+    Attributes:
+        names: of the sources.
+        numbers: `(num_samples,)`, the place of its source in `names`, by the "index" of a sample.
+    """
+
+    names: Sequence[str]
+    numbers: Sequence[int]
+
 
 THRESHOLDS = tuple(number / 20 for number in range(1, 20))
 
@@ -24,6 +39,7 @@ def evaluate_contours(
     *,
     heed: Callable[[], None],
     consensus_threshold: float,
+    sources: Sources | None = None,
 ) -> dict[str, Any]:
     """Loss and pixel scores of contours at full image size.
 
@@ -37,26 +53,43 @@ def evaluate_contours(
         heed: called after each batch.
         consensus_threshold: share of annotators from which a pixel counts as a contour; pixels that fewer have
             drawn are not counted.
+        sources: of the samples, where there are several; their figures stand under `sources`.
 
     Returns:
         `loss` (mean over images), `num_samples`, and the best F over the thresholds with its precision, recall
         and threshold.
     """
-    losses, counts = [], torch.zeros(len(THRESHOLDS), 3, dtype=torch.float64)
+    found: list[list[Tensor]] = []
     for batch in loader:
         output = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
         edge_probs = output.logits[:, 0].float().sigmoid()
         own_counts = count_pixels(edge_probs, batch["labels"], consensus_threshold=consensus_threshold)
-        loss, own_counts = accelerator.gather_for_metrics((output.loss.float()[None], own_counts[None]))
-        losses.append(loss.cpu())
-        counts += own_counts.cpu().sum(dim=0)
+        own = (output.loss.float()[None], own_counts[None], batch["index"])
+        found.append([one.cpu() for one in accelerator.gather_for_metrics(own)])
         heed()
-    all_losses = torch.cat(losses)
-    return {"loss": all_losses.mean().item(), "num_samples": len(all_losses), **pixel_scores(counts)}
+    losses, counts, indices = (torch.cat(one) for one in zip(*found, strict=True))
+
+    def figures(chosen: Tensor) -> dict[str, Any]:
+        scores = pixel_scores(counts[chosen].double().sum(dim=0))
+        return {"loss": losses[chosen].mean().item(), "num_samples": len(losses[chosen]), **scores}
+
+    return _with_sources(figures, indices, sources)
+
+
+def _with_sources(
+    figures: Callable[[Tensor], dict[str, Any]], indices: Tensor, sources: Sources | None
+) -> dict[str, Any]:
+    """The figures of all samples, and those of each source that has any."""
+    everything = figures(torch.ones(len(indices), dtype=torch.bool))
+    if sources is None:
+        return everything
+    numbers = torch.as_tensor(sources.numbers)[indices]
+    masks = {name: numbers == number for number, name in enumerate(sources.names)}
+    return {**everything, "sources": {name: figures(mask) for name, mask in masks.items() if mask.any()}}
 
 
 def count_pixels(edge_probs: Tensor, labels: Tensor, *, consensus_threshold: float) -> Tensor:
-    """Right contour pixels, found pixels and drawn pixels at each of `THRESHOLDS`: `(T, 3)`, float64 counts.
+    """Right contour pixels, found pixels and drawn pixels at each of `THRESHOLDS`: `(T, 3)`, int64 counts.
 
     Args:
         edge_probs: `(B, H, W)` in [0, 1].
@@ -70,8 +103,8 @@ def count_pixels(edge_probs: Tensor, labels: Tensor, *, consensus_threshold: flo
     found = torch.bucketize(probs, thresholds, right=True)  # how many thresholds each pixel reaches
     bins = torch.stack([torch.bincount(found[is_edge], minlength=len(THRESHOLDS) + 1),
                         torch.bincount(found, minlength=len(THRESHOLDS) + 1)])  # fmt: skip
-    reached = bins.flip(1).cumsum(1).flip(1)[:, 1:].double()  # (2, T)
-    drawn = is_edge.sum().double().expand(len(THRESHOLDS))
+    reached = bins.flip(1).cumsum(1).flip(1)[:, 1:]  # (2, T)
+    drawn = is_edge.sum().expand(len(THRESHOLDS))
     return torch.stack([reached[0], reached[1], drawn], dim=1)
 
 
@@ -98,6 +131,7 @@ def evaluate_classes(
     heed: Callable[[], None],
     class_names: list[str],
     problem_type: str | None,
+    sources: Sources | None = None,
 ) -> dict[str, Any]:
     """Loss (plain cross entropy) and class scores of a split.
 
@@ -108,25 +142,35 @@ def evaluate_classes(
         heed: called after each batch.
         class_names: K names.
         problem_type: of the model's config.
+        sources: of the samples, where there are several; their figures stand under `sources`.
 
     Returns:
         `loss`, and the fields of `ClassificationScores` or `MultilabelScores`.
     """
-    logits, labels = [], []
+    found: list[list[Tensor]] = []
     for batch in loader:
         output = model(pixel_values=batch["pixel_values"])
-        own_logits, own_labels = accelerator.gather_for_metrics((output.logits.float(), batch["labels"]))
-        logits.append(own_logits.cpu())
-        labels.append(own_labels.cpu())
+        own = (output.logits.float(), batch["labels"], batch["index"])
+        found.append([one.cpu() for one in accelerator.gather_for_metrics(own)])
         heed()
-    all_logits, all_labels = torch.cat(logits), torch.cat(labels)
-    loss = classification_loss(all_logits, all_labels, problem_type=problem_type).item()
+    logits, labels, indices = (torch.cat(one) for one in zip(*found, strict=True))
+
+    def figures(chosen: Tensor) -> dict[str, Any]:
+        return class_figures(logits[chosen], labels[chosen], class_names=class_names, problem_type=problem_type)
+
+    return _with_sources(figures, indices, sources)
+
+
+def class_figures(
+    logits: Tensor, labels: Tensor, *, class_names: list[str], problem_type: str | None
+) -> dict[str, Any]:
+    """Loss and class scores of logits `(B, K)`."""
+    loss = classification_loss(logits, labels, problem_type=problem_type).item()
     if problem_type == "multi_label_classification":
-        probabilities = all_logits.double().sigmoid().numpy()
-        scores = multilabel_scores(probabilities, all_labels.bool().numpy(), class_names=class_names)
-        return {"loss": loss, **scores.to_dict()}
-    probabilities = all_logits.double().softmax(dim=1).numpy()
-    return {
-        "loss": loss,
-        **classification_scores(probabilities, all_labels.numpy(), class_names=class_names).to_dict(),
-    }
+        probabilities = logits.double().sigmoid().numpy()
+        return {
+            "loss": loss,
+            **multilabel_scores(probabilities, labels.bool().numpy(), class_names=class_names).to_dict(),
+        }
+    probabilities = logits.double().softmax(dim=1).numpy()
+    return {"loss": loss, **classification_scores(probabilities, labels.numpy(), class_names=class_names).to_dict()}

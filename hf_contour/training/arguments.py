@@ -1,219 +1,240 @@
-"""Every setting of a training as one dataclass, read from a recipe file and from flags."""
+"""Every setting of a training: a dataclass for each of the two stages on a common base.
 
-import argparse
+The base is put together from parts; code that needs only a part says so in its signature.
+"""
+# ruff: noqa: RUF009  # `setting` makes a field, as `dataclasses.field` does
+
+import dataclasses
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
-
-from hf_contour.training.flags import FlagParser, named_file, nearest
 
 StageName = Literal["contour", "gender"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 EMBEDDED = "embedded"
+MAPPINGS = ("augmentation", "colour", "model")  # a mapping in a recipe, JSON on the command line
 
-# The dictionary fields: a mapping in a recipe, JSON on the command line.
-_MAPPINGS = ("augmentation", "colour", "model")
-
-# Settings of older recipes, and their names now.
-_RENAMED = {"start_from": "init_from", "on_bad_picture": "on_bad_image", "num_pictures": "num_images"}
-
-# Lowest and highest value of the numbers; both included.
-_RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1),  # NumPy takes 32 bits, and each process adds its number
-    "crop_jitter": (0, 1024),
-    "batch_size": (1, 2**20),
-    "eval_batch_size": (1, 2**20),
-    "gradient_accumulation_steps": (1, 2**20),
-    "epochs": (1, 2**31),
-    "max_steps": (0, 2**31),
-    "learning_rate": (0, 1e3),
-    "weight_decay": (0, 1e3),
-    "momentum": (0, 1),
-    "backbone_lr_scale": (0, 1e3),
-    "layer_decay": (1e-3, 1),
-    "max_grad_norm": (0, math.inf),
-    "warmup_steps": (0, 2**31),
-    "min_lr_scale": (0, 1),
-    "distillation_weight": (0, 1e3),
-    "plateau_factor": (1e-6, 1),
-    "plateau_patience": (0, 2**31),
-    "ema_decay": (0, 1),
-    "label_smoothing": (0, 1),
-    "convergence_window": (1, 2**31),
-    "convergence_tolerance": (0, 1),
-    "convergence_patience": (1, 2**31),
-    "num_workers": (0, 1024),
-    "torch_threads": (0, 1024),
-    "evaluate_every": (0, 2**31),
-    "save_every": (0, 2**31),
-    "keep_checkpoints": (1, 2**31),
-    "log_every": (1, 2**31),
-    "num_images": (0, 64),
-    "max_train_samples": (0, 2**40),
-    "max_eval_samples": (0, 2**40),
-    "embedded_train_samples": (1, 2**31),
-    "embedded_eval_samples": (1, 2**31),
-    "shuffle_buffer": (1, 2**31),
-}
+_MOST = 2**31
 
 
-def _help(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def setting(
+    default: Any, text: str, *, least: float | None = None, most: float = math.inf, neutral: bool = False
+) -> Any:
+    """A field of the settings.
+
+    Args:
+        default: its value where none is given.
+        text: for `--help`.
+        least: lowest value of a number.
+        most: highest value of a number.
+        neutral: it changes where and how fast a training runs, not what comes out; a resumed run may change it.
+    """
+    metadata = {"help": text, "neutral": neutral, "range": None if least is None else (least, most)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
-class ContourTrainingArguments:
-    """Settings of one stage of training.
+class RunArguments:
+    """Where a stage of a run writes, and from which seed everything is drawn."""
 
-    Attributes are described by their `help`, which `hf-contour train --help` prints. Numbers of samples and steps
-    of 0 mean "no limit".
+    run_name: str = setting("garments", "name of the run's folder in output_dir", neutral=True)
+    output_dir: str = setting("runs", "folder of all runs", neutral=True)
+    resume: bool = setting(True, "go on from the newest good checkpoint of the same settings", neutral=True)
+    overwrite: bool = setting(False, "throw away what an earlier run left in the stage's folder", neutral=True)
+    # NumPy takes 32 bits, and each process adds its number
+    seed: int = setting(0, "seed of weights, order of samples, augmentation and dropout", least=0, most=2**31 - 1)
+    stage: str = field(default="", init=False, metadata={"help": "what to train: contour, gender or both"})
+
+    @property
+    def folder(self) -> Path:
+        """Where this stage of the run writes."""
+        return Path(self.output_dir) / self.run_name / self.stage
+
+
+@dataclass
+class DataArguments:
+    """Which rows are trained on and evaluated, and how images are changed."""
+
+    data: list[dict[str, Any]] | str | None = setting(
+        EMBEDDED,
+        "'embedded' (drawn garments), a folder, a file or a Hub id; several as a list of mappings",
+        neutral=True,
+    )
+    data_config: str | None = setting(None, "configuration of the data set, where it has several")
+    train_split: str = setting("train", "split to train on; 'train+validation' joins two")
+    validation_split: str | None = setting("validation", "split to evaluate on while training; none: only at the end")
+    test_split: str | None = setting(None, "split to evaluate on once, at the end")
+    image_column: str = setting("image", "column of the images")
+    cache: bool = setting(False, "read the training set once and keep it decoded in memory", neutral=True)
+    streaming: bool = setting(False, "read the training set as a stream; needs max_steps")
+    balance: Literal["none", "class", "source", "source_class", "source_class_worn"] = setting(
+        "none", "what is drawn alike often in training, whatever its number of rows; sources by their weights"
+    )
+    shuffle_buffer: int = setting(1000, "rows of a stream that are shuffled at a time", least=1, most=_MOST)
+    max_train_samples: int = setting(
+        0, "train on only so many samples, drawn evenly over the classes; 0: all", least=0, most=2**40
+    )
+    max_eval_samples: int = setting(
+        0, "evaluate on only so many samples of a split, drawn evenly over the classes; 0: all", least=0, most=2**40
+    )
+    embedded_train_samples: int = setting(1000, "drawn garments to train on", least=1, most=_MOST)
+    embedded_eval_samples: int = setting(200, "drawn garments to evaluate on", least=1, most=_MOST)
+    embedded_size: list[int] = setting([96, 96], "height and width of the drawn garments")
+    augmentation: dict[str, Any] | str | None = setting(None, "augmentation recipe: a mapping, or JSON")
+    colour: dict[str, Any] | str | None = setting(None, "capped colour transform: a mapping, or JSON")
+    image_size: list[int] | None = setting(None, "height and width that images are brought to; none: as they are")
+
+
+@dataclass
+class ModelArguments:
+    """What the model is made of and starts from."""
+
+    model: dict[str, Any] | str | None = setting(
+        None, "fields of the stage's config class: a mapping, or JSON; a flag changes only the fields that it names"
+    )
+    backbone_weights: list[str] | None = setting(
+        None, ".safetensors or .pth file for each backbone, or for the timm cascade"
+    )
+
+
+@dataclass
+class OptimizationArguments:
+    """Steps, optimiser, learning rates and averages."""
+
+    batch_size: int = setting(
+        16, "samples of a process in a micro-batch; fewer where the data set is smaller", least=1, most=2**20
+    )
+    gradient_accumulation_steps: int | None = setting(
+        None, "micro-batches in a step; default: as the launcher says, else 1", least=1, most=2**20
+    )
+    epochs: int = setting(1, "passes over the training split", least=1, most=_MOST)
+    max_steps: int = setting(
+        0, "stop after this many steps instead of after the epochs; 0: no limit", least=0, most=_MOST
+    )
+    optimizer: str = setting("adamw", "name that timm.optim knows: adamw, sgd, lamb, ...")
+    learning_rate: float = setting(1e-3, "highest learning rate", least=0, most=1e3)
+    weight_decay: float = setting(
+        0.01, "weight decay of matrices and kernels; biases and norms have none", least=0, most=1e3
+    )
+    momentum: float = setting(0.9, "momentum of SGD-like optimisers", least=0, most=1)
+    backbone_lr_scale: float = setting(1.0, "learning rate of timm networks relative to the rest", least=0, most=1e3)
+    layer_decay: float = setting(
+        1.0,
+        "factor of the learning rate from each layer group of an image backbone to the one before",
+        least=1e-3,
+        most=1,
+    )
+    max_grad_norm: float = setting(1.0, "clip the gradient to this norm; 0: no clipping", least=0)
+    schedule: Literal["cosine", "plateau", "constant"] = setting("cosine", "learning rate after the warm-up")
+    warmup_steps: int = setting(0, "steps of linear warm-up", least=0, most=_MOST)
+    min_lr_scale: float = setting(0.0, "lowest learning rate relative to the highest", least=0, most=1)
+    plateau_factor: float = setting(0.3, "plateau: factor when the evaluation loss stands still", least=1e-6, most=1)
+    plateau_patience: int = setting(2, "plateau: evaluations without improvement before that", least=0, most=_MOST)
+    ema_decay: float = setting(
+        0.0, "moving average of the weights, evaluated and saved as the model; 0: none", least=0, most=1
+    )
+    select_best: bool = setting(False, "keep the weights of the best evaluation")
+
+
+@dataclass
+class ConvergenceArguments:
+    """The rule by which a training loss has converged."""
+
+    convergence_window: int = setting(50, "steps that the training loss is averaged over", least=1, most=_MOST)
+    convergence_tolerance: float = setting(0.01, "relative improvement of a window that still counts", least=0, most=1)
+    convergence_patience: int = setting(3, "windows in a row below it that mean converged", least=1, most=_MOST)
+    stop_on_convergence: bool = setting(False, "stop when the rule fires instead of only noting the step")
+
+
+@dataclass
+class ExecutionArguments:
+    """How a training runs: devices, processes, logs and what to do about faults."""
+
+    cpu: bool = setting(False, "train on the CPU even where there is an accelerator")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = setting(
+        None, "autocast of the forward pass; default: as the launcher says"
+    )
+    channels_last: bool = setting(False, "lay images and kernels out channels last")
+    compile: bool = setting(False, "torch.compile the model")
+    num_workers: int = setting(
+        1, "processes that load samples; the result does not depend on it", least=0, most=1024, neutral=True
+    )
+    torch_threads: int = setting(
+        0,
+        "threads of torch on the CPU; 0: all cores, shared among the local processes",
+        least=0,
+        most=1024,
+        neutral=True,
+    )
+    eval_batch_size: int = setting(64, "gender: samples of a process in an evaluation batch", least=1, most=2**20)
+    log_every: int = setting(10, "steps between log lines", least=1, most=_MOST, neutral=True)
+    evaluate_every: int = setting(0, "steps between evaluations; 0: after each epoch", least=0, most=_MOST)
+    save_every: int = setting(0, "steps between checkpoints; 0: after each epoch", least=0, most=_MOST, neutral=True)
+    keep_checkpoints: int = setting(2, "good checkpoints to keep", least=1, most=_MOST, neutral=True)
+    on_bad_image: Literal["stop", "skip"] = setting(
+        "stop",
+        "a training image that cannot be read: stop, or let the next good one take its place and name it in "
+        "results.json; other splits always stop",
+        neutral=True,
+    )
+    on_non_finite: Literal["stop", "skip"] = setting(
+        "stop",
+        "a step with NaN or infinity: stop, or skip it, at most 10 in a row, and count it in results.json",
+        neutral=True,
+    )
+    tracker: str = setting(
+        "none",
+        "where curves go beside log.jsonl: tensorboard, wandb, trackio, mlflow, or another that Accelerate knows",
+        neutral=True,
+    )
+    progress: bool = setting(True, "show a progress bar", neutral=True)
+
+
+@dataclass
+class TrainingArguments(
+    ExecutionArguments, ConvergenceArguments, OptimizationArguments, ModelArguments, DataArguments, RunArguments
+):
+    """Settings that both stages have; each stage has a class of its own.
+
+    Attributes are described by their `help`, which `hf-contour train --help` prints.
 
     Raises:
         ValueError: For a value of the wrong type or out of its range, naming the setting.
     """
 
-    # Runs
-    stage: Literal["contour", "gender", "both"] = _help("both", "what to train")
-    run_name: str = _help("garments", "name of the run's folder in output_dir")
-    output_dir: str = _help("runs", "folder of all runs")
-    resume: bool = _help(True, "go on from the newest good checkpoint of the same settings")
-    overwrite: bool = _help(False, "throw away what an earlier run left in the stage's folder")
-    seed: int = _help(0, "seed of weights, order of samples, augmentation and dropout")
-
-    # Data
-    data: str = _help(EMBEDDED, "'embedded' (drawn garments), a folder, a file or a Hub id")
-    data_config: str | None = _help(None, "configuration of the data set, where it has several")
-    train_split: str = _help("train", "split to train on; 'train+validation' joins two")
-    validation_split: str | None = _help("validation", "split to evaluate on while training; none: only at the end")
-    test_split: str | None = _help(None, "split to evaluate on once, at the end")
-    image_column: str = _help("image", "column of the images")
-    contours_column: str = _help("contours", "column of the contour maps")
-    label_column: str = _help("label", "column of the labels")
-    label_names: list[str] | None = field(
-        default=None, metadata={"help": "names of the labels in order, where the data set has none"}
-    )
-    multi_label: bool = _help(False, "a csv cell holds several labels")
-    cache: bool = _help(False, "read the training set once and keep it decoded in memory")
-    feature_cache: str | None = _help(
-        None,
-        "gender: folder for what the frozen parts give, computed once before the first step and shared among runs; "
-        "for training sets that are augmented offline or not at all",
-    )
-    streaming: bool = _help(False, "read the training set as a stream; needs max_steps")
-    shuffle_buffer: int = _help(1000, "rows held for shuffling a stream")
-    max_train_samples: int = _help(0, "use only the first training samples")
-    max_eval_samples: int = _help(0, "use only the first samples of the other splits")
-    embedded_train_samples: int = _help(1000, "drawn garments to train on")
-    embedded_eval_samples: int = _help(200, "drawn garments to evaluate on")
-    embedded_size: list[int] = field(
-        default_factory=lambda: [96, 96], metadata={"help": "height and width of the drawn garments"}
-    )
-    augmentation: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "augmentation recipe: a mapping, or JSON"}
-    )
-    colour: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "capped colour transform: a mapping, or JSON"}
-    )
-    image_size: list[int] | None = field(
-        default=None, metadata={"help": "height and width that images are brought to; none: as they are"}
-    )
-
-    # Model
-    model: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "fields of the stage's config class: a mapping, or JSON"}
-    )
-    init_from: str | None = _help(
-        None, "contour: folder of a trained extractor to go on from; `model` then changes fields of its config"
-    )
-    teacher: str | None = _help(None, "contour: folder of a trained extractor whose maps are learnt from as well")
-    distillation_weight: float = _help(1.0, "contour: weight of the teacher's maps relative to the drawn contours")
-    extractor: str | None = _help(None, "gender: folder of the contour extractor; default: this run's contour stage")
-    backbone: list[str] | None = field(default=None, metadata={"help": "gender: name or names of the image backbone"})
-    backbone_weights: list[str] | None = field(
-        default=None, metadata={"help": ".safetensors or .pth file for each backbone, or for the timm cascade"}
-    )
-    extractor_weights: str = _help(
-        "trained",
-        "gender: 'trained'; for controls 'random', or the file of ImageNet weights for the extractor's timm cascade, "
-        "the rest of it being random",
-    )
-    train_parts: Literal["backbone", "head", "both"] = _help("both", "gender: what back propagation updates")
-    class_balance: bool = _help(False, "gender: weigh classes by how rare they are in the training split")
-    label_smoothing: float = _help(0.0, "gender: share of a label spread over all classes")
-    select_best: bool = _help(False, "gender: keep the weights of the best validation accuracy")
-
-    # Optimisation
-    crop_jitter: int = _help(
-        0, "contour: cut off up to so many rows and columns of a batch, so that the padding of all sizes is learnt"
-    )
-    batch_size: int = _help(16, "samples of a process in a micro-batch")
-    eval_batch_size: int = _help(64, "gender: samples of a process in an evaluation batch")
-    gradient_accumulation_steps: int = _help(1, "micro-batches in a step")
-    epochs: int = _help(1, "passes over the training split")
-    max_steps: int = _help(0, "stop after this many steps instead of after the epochs")
-    optimizer: str = _help("adamw", "name that timm.optim knows: adamw, sgd, lamb, ...")
-    learning_rate: float = _help(1e-3, "highest learning rate")
-    weight_decay: float = _help(0.01, "weight decay of matrices and kernels; biases and norms have none")
-    momentum: float = _help(0.9, "momentum of SGD-like optimisers")
-    backbone_lr_scale: float = _help(1.0, "learning rate of timm networks relative to the rest")
-    layer_decay: float = _help(
-        1.0, "gender: factor of the learning rate from each backbone layer group to the one before"
-    )
-    max_grad_norm: float = _help(1.0, "clip the gradient to this norm; 0: no clipping")
-    schedule: Literal["cosine", "plateau", "constant"] = _help("cosine", "learning rate after the warm-up")
-    warmup_steps: int = _help(0, "steps of linear warm-up")
-    min_lr_scale: float = _help(0.0, "lowest learning rate relative to the highest")
-    plateau_factor: float = _help(0.3, "plateau: factor when the evaluation loss stands still")
-    plateau_patience: int = _help(2, "plateau: evaluations without improvement before that")
-    ema_decay: float = _help(0.0, "moving average of the weights, evaluated and saved as the model; 0: none")
-
-    # Convergence
-    convergence_window: int = _help(50, "steps that the training loss is averaged over")
-    convergence_tolerance: float = _help(0.01, "relative improvement of a window that still counts")
-    convergence_patience: int = _help(3, "windows in a row below it that mean converged")
-    stop_on_convergence: bool = _help(False, "stop when the rule fires instead of only noting the step")
-
-    # Execution
-    cpu: bool = _help(False, "train on the CPU even where there is an accelerator")
-    mixed_precision: Literal["no", "bf16"] = _help("no", "bf16: autocast of the forward pass")
-    channels_last: bool = _help(False, "lay images and kernels out channels last")
-    compile: bool = _help(False, "torch.compile the model")
-    num_workers: int = _help(1, "processes that load training samples; the result does not depend on it")
-    torch_threads: int = _help(0, "threads of torch on the CPU; 0: all cores, shared among the local processes")
-    log_every: int = _help(10, "steps between log lines")
-    evaluate_every: int = _help(0, "steps between evaluations; 0: after each epoch")
-    save_every: int = _help(0, "steps between checkpoints; 0: after each epoch")
-    keep_checkpoints: int = _help(2, "good checkpoints to keep")
-    on_bad_image: Literal["stop", "skip"] = _help(
-        "stop",
-        "a training image that cannot be read: stop, or let the next good one take its place and name it in "
-        "results.json; other splits always stop",
-    )
-    on_non_finite: Literal["stop", "skip"] = _help(
-        "stop", "a step with NaN or infinity: stop, or skip it, at most 10 in a row, and count it in results.json"
-    )
-    tracker: Literal["none", "tensorboard"] = _help("none", "where curves go beside log.jsonl")
-    progress: bool = _help(True, "show a progress bar")
-    num_images: int = _help(8, "contour: images drawn beside their contours at the end")
-
     def __post_init__(self) -> None:
-        for name in _MAPPINGS:
-            setattr(self, name, _as_mapping(name, getattr(self, name)))
-        for name, hint in get_type_hints(type(self)).items():
-            setattr(self, name, _checked(name, getattr(self, name), hint))
+        for name, value in launched().items():
+            if getattr(self, name) in (None, "none"):
+                setattr(self, name, value)
+        hints = get_type_hints(type(self))
+        for item in dataclasses.fields(self):
+            if item.init:
+                value = getattr(self, item.name)
+                value = as_mapping(item.name, value) if item.name in MAPPINGS else value
+                setattr(self, item.name, _checked(item, value, hints[item.name]))
+        self._refuse_impossible()
+
+    def _refuse_impossible(self) -> None:
+        path = Path(self.run_name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"run_name is {self.run_name!r}; expected the name of a folder within output_dir.")
         for name in ("image_size", "embedded_size"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
                 raise ValueError(f"{name} is {size}; expected a height and a width, at least 1 each.")
+        if not self.data:
+            raise ValueError(f"data is {self.data!r}; expected a folder, a file, a Hub id, or a list of sources.")
         if self.streaming and not self.max_steps:
             raise ValueError("A stream has no known end: give max_steps with streaming.")
-        if self.feature_cache and (self.augmentation or self.colour or self.streaming):
+        if self.streaming and self.balance not in ("none", "source"):
             raise ValueError(
-                "feature_cache keeps one set of features of an image; leave out augmentation, colour and streaming "
-                "(hf-contour augment writes an augmented training set)."
+                f"balance {self.balance!r} counts rows, and those of a stream are not known; give source."
             )
         if self.schedule == "plateau" and self.validation_split is None:
             raise ValueError("The plateau schedule needs evaluations: give a validation_split.")
@@ -222,14 +243,99 @@ class ContourTrainingArguments:
         """A nested setting such as `model`, empty where it was not given."""
         return dict(getattr(self, name) or {})
 
-    @property
-    def folder(self) -> Path:
-        """Where this stage of the run writes."""
-        return Path(self.output_dir) / self.run_name / self.stage
+
+@dataclass
+class ContourArguments(TrainingArguments):
+    """Settings of the stage in which the extractor learns to draw contours."""
+
+    contours_column: str = setting("contours", "column of the contour maps")
+    init_from: str | None = setting(
+        None, "folder of a trained extractor to go on from; `model` then changes fields of its config", neutral=True
+    )
+    teacher: str | None = setting(
+        None, "folder of a trained extractor whose maps are learnt from as well", neutral=True
+    )
+    distillation_weight: float = setting(
+        1.0, "weight of the teacher's maps relative to the drawn contours", least=0, most=1e3
+    )
+    crop_jitter: int = setting(
+        0,
+        "cut off up to so many rows and columns of a batch, so that the padding of all sizes is learnt",
+        least=0,
+        most=1024,
+    )
+    num_images: int = setting(8, "images drawn beside their contours at the end", least=0, most=64, neutral=True)
+
+    def __post_init__(self) -> None:
+        self.stage = "contour"
+        super().__post_init__()
 
 
-def _as_mapping(name: str, value: Any) -> Any:
-    if not isinstance(value, str):
+@dataclass
+class GenderArguments(TrainingArguments):
+    """Settings of the stage in which backbones, fusion and head learn labels beside the frozen extractor."""
+
+    label_column: str = setting("label", "column of the labels")
+    label_names: list[str] | None = setting(None, "names of the labels in order, where the data set has none")
+    multi_label: bool = setting(False, "a csv cell holds several labels")
+    feature_cache: str | None = setting(
+        None,
+        "folder for what the frozen parts give, computed once before the first step and shared among runs; for "
+        "training sets that are augmented offline or not at all",
+        neutral=True,
+    )
+    extractor: str | None = setting(
+        None, "folder of the contour extractor; default: this run's contour stage", neutral=True
+    )
+    backbone: list[str] | None = setting(None, "name or names of the image backbone")
+    extractor_weights: str = setting(
+        "trained",
+        "'trained'; for controls 'random', or the file of ImageNet weights for the extractor's timm cascade, the rest "
+        "of it being random",
+    )
+    train_parts: Literal["backbone", "head", "both"] = setting("both", "what back propagation updates")
+    class_balance: bool = setting(False, "weigh classes by how rare they are in the training split")
+    label_smoothing: float = setting(0.0, "share of a label spread over all classes", least=0, most=1)
+
+    def __post_init__(self) -> None:
+        self.stage = "gender"
+        super().__post_init__()
+
+    def _refuse_impossible(self) -> None:
+        super()._refuse_impossible()
+        if self.feature_cache and (self.augmentation or self.colour or self.streaming):
+            raise ValueError(
+                "feature_cache keeps one set of features of an image; leave out augmentation, colour and streaming "
+                "(hf-contour augment writes an augmented training set)."
+            )
+
+
+ARGUMENTS: dict[str, type[ContourArguments] | type[GenderArguments]] = {
+    "contour": ContourArguments,
+    "gender": GenderArguments,
+}
+
+
+def launched() -> dict[str, Any]:
+    """What `accelerate launch`, its config file or its environment variables have settled.
+
+    Raises:
+        ValueError: For a precision that training does not know, such as fp8.
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in ("no", "bf16", "fp16"):
+        raise ValueError(f"The launcher asks for mixed_precision {precision!r}; expected no, bf16 or fp16.")
+    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    return {"mixed_precision": precision, "gradient_accumulation_steps": int(steps) if steps.isdigit() else 1}
+
+
+def as_mapping(name: str, value: Any) -> Any:
+    """A nested setting that may have come as JSON.
+
+    Raises:
+        ValueError: If it is text that is no JSON object.
+    """
+    if not isinstance(value, str) or value == "none":
         return value
     try:
         mapping = json.loads(value)
@@ -240,125 +346,34 @@ def _as_mapping(name: str, value: Any) -> Any:
     return mapping
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """The value in its field's type: YAML writes 1 for 1.0, a word for a list of one, and flags `none` for nothing."""
+def _checked(item: dataclasses.Field[Any], value: Any, hint: Any) -> Any:
+    """The value in its field's type: YAML reads 1e-3 as a word, writes 1 for 1.0 and a word for a list of one."""
+    name = item.name
     if value == "none" and type(None) in get_args(hint):
         return None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if isinstance(value, str) and name not in _MAPPINGS and list[str] in (hint, *get_args(hint)):
+    value = _as_number(value, hint)
+    if isinstance(value, str) and name not in (*MAPPINGS, "data") and list[str] in (hint, *get_args(hint)):
         value = [value]
-    from huggingface_hub.dataclasses import type_validator  # here and below: what `--help` has no use for
+    from huggingface_hub.dataclasses import type_validator  # what `--help` has no use for
 
     try:
         type_validator(name, value, hint)
     except TypeError as error:
-        expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise ValueError(f"{name} is {value!r}; expected {expected}.") from error
-    if name in _RANGES:
-        low, high = _RANGES[name]
+        expected = hint.__name__ if isinstance(hint, type) and not isinstance(hint, UnionType) else str(hint)
+        raise ValueError(f"{name} is {value!r}; expected {expected.replace('typing.', '')}.") from error
+    if item.metadata["range"] is not None and value is not None:
+        low, high = item.metadata["range"]
         if not low <= value <= high:
             raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}.")
     return value
 
 
-def parse_arguments(
-    argv: Sequence[str], *, default_recipe: Path | None = None, description: str = ""
-) -> list[ContourTrainingArguments]:
-    """Reads a recipe and flags into the settings of each stage to train.
-
-    A recipe is a YAML mapping of settings; under `contour:` and `gender:` stand those of one stage. Every setting
-    is a flag (`--learning_rate 0.001`), which overrides the recipe; with the name of a stage before it
-    (`--gender_learning_rate 0.001`) it counts for that stage only.
-
-    Args:
-        argv: the command line without the name of the program.
-        default_recipe: read where `argv` names no `--recipe` and no data of its own.
-        description: for `--help`.
-
-    Returns:
-        The settings of the stages in the order of training, `stage` being `contour` or `gender`.
-
-    Raises:
-        ValueError: For an unknown setting (the nearest names are given) or an impossible value.
-    """
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--recipe", default=None)
-    chooser.add_argument("--data", default=None)
-    chosen, _ = chooser.parse_known_args(list(argv))
-    path = recipe_path(chosen.recipe) if chosen.recipe else default_recipe if chosen.data in (None, EMBEDDED) else None
-    recipe = read_recipe(path) if path else {}
-    stage = _parse_stage("contour", argv, recipe, description).stage
-    names = STAGES if stage == "both" else (stage,)
-    parsed = [_parse_stage(name, argv, recipe, description) for name in names]
-    for name, arguments in zip(names, parsed, strict=True):
-        arguments.stage = name
-    return parsed
-
-
-def recipe_path(name: str) -> Path:
-    """The file of a recipe: of that path, or the one of that name that comes with the package.
-
-    Raises:
-        ValueError: If there is neither; names the recipes of the package.
-    """
-    return named_file(name, Path(__file__).parent / "recipes", kind="recipe")
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Reads a recipe file and refuses what is no setting.
-
-    Raises:
-        ValueError: If the file cannot be read or a key is unknown; names the file, the key and the nearest names.
-    """
-    import yaml
-
+def _as_number(value: Any, hint: Any) -> Any:
+    kinds = {hint, *get_args(hint)} & {int, float}
+    if not kinds or isinstance(value, bool) or not isinstance(value, int | float | str):
+        return value
+    kind = kinds.pop()
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"The recipe {path} cannot be read: {error}.") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"The recipe {path} holds {type(recipe).__name__}; expected a mapping of settings.")
-    for section in (recipe, *(recipe.get(name) for name in STAGES)):
-        for old, new in _RENAMED.items():
-            if isinstance(section, dict) and old in section:
-                section[new] = section.pop(old)
-    known = {item.name for item in fields(ContourTrainingArguments)}
-    sections: list[tuple[str, Any]] = [("", recipe), *((name, recipe.get(name) or {}) for name in STAGES)]
-    for section, values in sections:
-        if not isinstance(values, dict):
-            raise ValueError(f"The recipe {path} holds {values!r} under {section!r}; expected a mapping of settings.")
-        for key in values:
-            if key not in known and not (section == "" and key in STAGES):
-                where = f"{section}: {key}" if section else key
-                raise ValueError(f"The recipe {path} has {where!r}, which is no setting; {nearest(str(key), known)}")
-    return recipe
-
-
-def _parse_stage(
-    stage: str, argv: Sequence[str], recipe: dict[str, Any], description: str
-) -> ContourTrainingArguments:
-    parser = FlagParser(ContourTrainingArguments, prog="hf-contour train", description=description)
-    parser.add_argument(
-        "--recipe", help="YAML file of settings, which flags override, or the name of one of the package"
-    )
-    values = {key: value for key, value in recipe.items() if key not in STAGES}
-    values.update(recipe.get(stage) or {})
-    parser.set_defaults(**values)
-    arguments: ContourTrainingArguments = parser.parse_settings(_flags_of_stage(stage, argv))
-    return arguments
-
-
-def _flags_of_stage(stage: str, argv: Sequence[str]) -> list[str]:
-    """The command line as one stage sees it: its own prefix taken off, flags of the other stage left out."""
-    kept: list[str] = []
-    is_foreign = False
-    for word in argv:
-        if word.startswith("--"):
-            prefix = word[2:].replace("-", "_").partition("_")[0]
-            is_foreign = prefix in STAGES and prefix != stage
-            if prefix == stage:
-                word = "--" + word[3 + len(stage) :]
-        if not is_foreign:
-            kept.append(word)
-    return kept
+        return kind(value) if isinstance(value, str) or kind is float else value
+    except ValueError:
+        return value

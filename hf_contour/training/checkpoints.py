@@ -5,7 +5,6 @@ the disk, a manifest with the size and SHA-256 of each file goes last, and one r
 nothing but the manifest: the newest folder whose files all agree with it is taken, others are named and passed over.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as tensors_as_bytes
@@ -40,6 +40,11 @@ from hf_contour.io import (
     writing,
 )
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
@@ -52,6 +57,8 @@ _UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, Ty
 _UNREADABLE += (RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError)
 
 _held_locks: set[int] = set()
+# Checkpoints that this process wrote or found good, with the sizes and times of their files then.
+_known_good: dict[Path, list[tuple[str, int, int]]] = {}
 
 
 class CheckpointError(OutputError):
@@ -99,12 +106,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     unfinished = folder / f"{UNFINISHED}{path.name}"
     parts = _parts(checkpoint)
     try:
-        if not path.exists() or find_fault(path) is not None:
+        if not path.exists() or not _is_good(path):
             _write(folder, unfinished, parts, step=checkpoint.step)
             if path.exists():  # a damaged one of this very step, passed over on resuming
                 discard(path)
             unfinished.rename(path)
             sync(folder)
+            _known_good[path] = _signature(path)
     except BaseException as error:
         with suppress(OSError):
             remove(unfinished)
@@ -181,6 +189,20 @@ def find_fault(path: Path) -> str | None:
     return None
 
 
+def _is_good(path: Path) -> bool:
+    """Whether a checkpoint is whole; files that have not been touched since they were found good are not read."""
+    if _known_good.get(path) != _signature(path):
+        if find_fault(path) is not None:
+            return False
+        _known_good[path] = _signature(path)
+    return True
+
+
+def _signature(path: Path) -> list[tuple[str, int, int]]:
+    stats = {file.name: file.stat() for file in path.glob("*")}
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items())
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
@@ -191,7 +213,8 @@ def file_sha256(path: Path) -> str:
 def locked_folder(folder: Path) -> Iterator[None]:
     """Holds the folder for this process, and clears what a killed one left unfinished.
 
-    The lock is the kernel's (`flock`): it goes with the process that holds it, however that one ends.
+    The lock is the kernel's (`flock`; on Windows that of `filelock`): it goes with the process that holds it, however
+    that one ends.
 
     Raises:
         FolderInUseError: If another process holds it.
@@ -199,26 +222,47 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    with _flock(folder) if fcntl is not None else _file_lock(folder):
+        with writing(folder):
+            remove_leftovers(folder)
+        yield
+
+
+@contextmanager
+def _file_lock(folder: Path) -> Iterator[None]:
+    with writing(folder):
+        try:
+            lock = FileLock(folder / LOCK_FILE).acquire(timeout=0)
+        except Timeout:  # an `OSError` too
+            raise _in_use(folder, "") from None
+    with lock:
+        yield
+
+
+@contextmanager
+def _flock(folder: Path) -> Iterator[None]:
+    with writing(folder):
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         with writing(folder):
             _lock(descriptor, folder)
-            remove_leftovers(folder)
         yield
     finally:
         _held_locks.discard(descriptor)
         os.close(descriptor)
 
 
+def _in_use(folder: Path, holder: str) -> FolderInUseError:
+    return FolderInUseError(
+        f"Another training (process {holder or 'unknown'}) writes to {folder}; wait for it or choose another run_name."
+    )
+
+
 def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
-        raise FolderInUseError(
-            f"Another training (process {holder or 'unknown'}) writes to {folder}; "
-            "wait for it or choose another run_name."
-        ) from None
+        raise _in_use(folder, os.read(descriptor, 32).decode("ascii", "replace").strip()) from None
     _held_locks.add(descriptor)
     os.ftruncate(descriptor, 0)
     write_all(descriptor, f"{os.getpid()}\n".encode())
@@ -230,7 +274,8 @@ def _let_go() -> None:
         os.close(_held_locks.pop())
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _parts(checkpoint: Checkpoint) -> dict[str, Callable[[], bytes | memoryview]]:
@@ -296,13 +341,14 @@ def _rotate(folder: Path, keep: int) -> None:
     try:
         for leftover in folder.glob(f"{DISCARDED}*"):
             remove(leftover)
-        good = [path for path in list_checkpoints(folder) if find_fault(path) is None]
+        good = [path for path in list_checkpoints(folder) if _is_good(path)]
         if len(good) <= keep:
             return
         oldest_kept = good[-keep]
         for path in list_checkpoints(folder):
             if path == oldest_kept:
                 return
+            _known_good.pop(path, None)
             discard(path)
     except OSError as error:
         logger.warning("Old checkpoints in %s could not be removed (%s); %s.", folder, error, describe_room(folder))

@@ -4,7 +4,7 @@ A plan is a YAML file:
 
     name: ablation_contour           # of the results file
     data: {split: validation}        # fields of EvaluationArguments that say what to evaluate on
-    recipe: {...}                    # settings of ContourTrainingArguments that all variants share
+    recipe: {...}                    # settings of a stage of training that all variants share
     seeds: [0]
     variants:
       reference: {}
@@ -33,7 +33,7 @@ from hf_contour.evaluation.cost import multiply_adds
 from hf_contour.evaluation.predictions import ClassPredictions, join_predictions, pair_predictions, read_predictions
 from hf_contour.evaluation.run import evaluate, load_model
 from hf_contour.io import library_versions, source_commit
-from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training.arguments import ARGUMENTS, ContourArguments, GenderArguments
 from hf_contour.training.checkpoints import FolderInUseError
 from hf_contour.training.flags import named_file
 from hf_contour.training.run import run_stage
@@ -70,7 +70,7 @@ class PlannedRun:
 
     variant: str
     changes: dict[str, Any]
-    arguments: ContourTrainingArguments
+    arguments: ContourArguments | GenderArguments
     evaluation: dict[str, Any] = field(default_factory=dict)
     paired_with: str | None = None
 
@@ -118,10 +118,9 @@ def planned_runs(plan: Plan, *, output_dir: str, settings: Mapping[str, Any]) ->
             values = merged(merged(plan.recipe, settings), changes)
             run_name = f"{plan.name}/{variant.replace(' ', '_')}-seed{seed}"
             try:
-                arguments = ContourTrainingArguments(
-                    **{**values, "seed": seed, "run_name": run_name, "output_dir": output_dir}
-                )
-            except (TypeError, ValueError) as error:
+                stage = ARGUMENTS[values.pop("stage", "gender")]
+                arguments = stage(**{**values, "seed": seed, "run_name": run_name, "output_dir": output_dir})
+            except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"variant {variant!r}: {error}") from error
             runs.append(PlannedRun(variant, changes, arguments, evaluation, paired_with))
     return runs
@@ -258,7 +257,7 @@ def comparison_results(
     }
 
 
-def _multiply_adds(arguments: ContourTrainingArguments, *, size: tuple[int, int] = (320, 480)) -> int:
+def _multiply_adds(arguments: ContourArguments | GenderArguments, *, size: tuple[int, int] = (320, 480)) -> int:
     """Of one image: of `size` for extractors, of the size that they see for classifiers."""
     model = load_model(str(arguments.folder / "model"))
     height, width = arguments.image_size or size

@@ -6,15 +6,18 @@ Shapes: N images, B of them in a batch, C channels of h x w features.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from hf_contour.data.samples import ContourSamples, collate_gender, stack
@@ -29,18 +32,18 @@ def cached_features(
     *,
     key: Mapping[str, Any],
     loading: Mapping[str, Any],
-    device: torch.device,
+    accelerator: Accelerator,
     show_progress: bool = False,
 ) -> list[NDArray[np.float16]]:
     """The features of all samples: those that the folder holds under this key, else computed and put there.
 
     Args:
-        folder: of the cache; what it holds is whole or absent, whatever ends the process.
+        folder: of the cache, one for all processes; what it holds is whole or absent, whatever ends a process.
         samples: neither augmented nor recoloured; all of one size.
         compute: pixels `(B, 3, H, W)` on the device to maps `(B, C, h, w)`, one for each network.
         key: plain JSON values that tell these features from others.
         loading: `batch_size` and `num_workers` of the one pass over the samples.
-        device: that `compute` runs on.
+        accelerator: its processes share the work.
         show_progress: whether to show a progress bar.
 
     Returns:
@@ -53,10 +56,12 @@ def cached_features(
     """
     place = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{place.name}.lock"):  # another run may be computing the same
-        if not place.exists():
+    lock = FileLock(folder / f"{place.name}.lock")  # another run may be computing the same
+    with lock if accelerator.is_main_process else nullcontext():
+        (is_absent,) = broadcast_object_list([not place.exists()])
+        if is_absent:
             with writing(place):
-                _compute(place, samples, compute, loading=loading, device=device, show_progress=show_progress)
+                _compute(place, samples, compute, loading, accelerator, show_progress=show_progress)
     return [np.load(path, mmap_mode="r") for path in sorted(place.glob("*.npy"))]
 
 
@@ -64,26 +69,35 @@ def _compute(
     place: Path,
     samples: ContourSamples,
     compute: Callable[[Tensor], Sequence[Tensor]],
-    *,
     loading: Mapping[str, Any],
-    device: torch.device,
+    accelerator: Accelerator,
+    *,
     show_progress: bool,
 ) -> None:
+    """Each process computes a range of the rows and writes it into files that all of them map."""
     unfinished = place.with_name(f"{UNFINISHED}{place.name}")
-    remove(unfinished)
-    unfinished.mkdir()
-    loader = DataLoader(samples, collate_fn=collate_gender, generator=torch.Generator(), **loading)
-    maps: list[np.memmap[Any, np.dtype[np.float16]]] = []
-    for batch in tqdm(loader, desc="features", disable=not show_progress):
-        features = [one.half().cpu().numpy() for one in compute(batch["pixel_values"].to(device))]
-        for number, one in enumerate(features if not maps else []):
+    if accelerator.is_main_process:
+        remove(unfinished)
+        unfinished.mkdir()
+        for number, one in enumerate(compute(samples[0]["pixel_values"][None].to(accelerator.device))):
             path, shape = unfinished / f"{number}.npy", (len(samples), *one.shape[1:])
-            maps.append(np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape))
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape).flush()
+    accelerator.wait_for_everyone()
+    maps = [np.lib.format.open_memmap(path, mode="r+") for path in sorted(unfinished.glob("*.npy"))]
+    bounds = np.linspace(0, len(samples), accelerator.num_processes + 1).astype(int)
+    own = Subset(samples, range(*bounds[accelerator.process_index : accelerator.process_index + 2]))
+    loader = DataLoader(own, collate_fn=collate_gender, generator=torch.Generator(), **loading)
+    hidden = not (show_progress and accelerator.is_local_main_process)
+    for batch in tqdm(loader, desc="features", disable=hidden):
+        features = [one.half().cpu().numpy() for one in compute(batch["pixel_values"].to(accelerator.device))]
         for mapped, one in zip(maps, features, strict=True):
             mapped[batch["index"].numpy()] = one
     for mapped in maps:
         mapped.flush()
-    put_in_place(unfinished, place)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        put_in_place(unfinished, place)
+    accelerator.wait_for_everyone()
 
 
 class CollateWithFeatures:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,30 @@ Batch = dict[str, Tensor]
 
 # Steps left out in a row after which the fault cannot lie with a few samples.
 MAX_SKIPPED_IN_A_ROW = 10
+# A scaler halves its scale each time: from its highest, 2**24, to below 1.
+MAX_OVERFLOWS_IN_A_ROW = 25
 WHOLE_STEP = "of the whole step"
 
 
 class NonFiniteLossError(RuntimeError):
     """An image, the loss, the gradient or a weight became NaN or infinite; nothing was saved with it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known of a step when it is judged.
+
+    Attributes:
+        number: counted from 1.
+        batches: its micro-batches in this process.
+        loss: mean over all processes.
+        grad_norm: norm of the whole gradient.
+    """
+
+    number: int
+    batches: Sequence[Batch]
+    loss: float
+    grad_norm: float
 
 
 def are_finite(tensors: Iterable[Tensor]) -> Tensor:

@@ -5,13 +5,15 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 # Ctrl-C; what schedulers send before they kill; what clusters send ahead of the end of a job; a closed terminal.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# Windows knows the first two only.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
 # A launcher passes on what the whole group was sent, so one Ctrl-C may come twice.
 _SECONDS_OF_ONE_PRESS = 3.0
@@ -68,17 +70,18 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Listens for `SIGNALS`, and for the end of a launcher, while the block runs. Only a main thread can.
+    """Listens for `SIGNALS`, and for the end of a launcher, while the block runs.
 
-    A launcher that is killed tells nobody, and without this its training would go on unseen.
+    A launcher that is killed tells nobody, and without this its training would go on unseen. Only a main thread can
+    listen for signals: in another one they do what they did before.
     """
     parent = 0
     if any(name in os.environ for name in _LAUNCHER_VARIABLES):
         parent = os.getppid()
     request = StopRequest(parent)
     previous = {}
-    for number in SIGNALS:
-        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+    for number in SIGNALS if threading.current_thread() is threading.main_thread() else ():
+        if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
             continue  # nohup
         previous[number] = signal.signal(number, request)
     if parent:
@@ -109,7 +112,7 @@ def ignore_stop_requests(worker: int) -> None:
     Args:
         worker: its number, as `DataLoader` passes it.
     """
-    die_with_parent(signal.SIGKILL)
+    die_with_parent(getattr(signal, "SIGKILL", signal.SIGTERM))
     parent = multiprocessing.parent_process()
     if parent is not None and multiprocessing.get_start_method() == "fork" and os.getppid() != parent.pid:
         os._exit(1)  # it was killed before it could be watched, and torch would watch whoever took its place

@@ -1,38 +1,26 @@
 """The training loop: steps, evaluations, checkpoints and their order; the same for both stages."""
 
 import json
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 from huggingface_hub.utils import are_progress_bars_disabled
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 from tqdm import tqdm
 
 from hf_contour.data.augmentation.colour import ColourAudit
 from hf_contour.io import OutputError, append_line
-from hf_contour.training.arguments import ContourTrainingArguments
-from hf_contour.training.checkpoints import Checkpoint, load_newest, save_checkpoint
-from hf_contour.training.convergence import ConvergenceDetector
-from hf_contour.training.finite import (
-    MAX_SKIPPED_IN_A_ROW,
-    WHOLE_STEP,
-    NonFiniteLossError,
-    find_suspects,
-    input_is_finite,
-    model_is_finite,
-    non_finite_names,
-    optimizer_is_finite,
-)
+from hf_contour.training.arguments import TrainingArguments
+from hf_contour.training.checkpoints import load_newest, save_checkpoint
+from hf_contour.training.finite import Batch, NonFiniteLossError, Step, input_is_finite
+from hf_contour.training.guard import NonFiniteGuard, is_finite
 from hf_contour.training.interrupts import StopRequest, TrainingInterrupted
-from hf_contour.training.optim import LearningRateSchedule, build_ema, build_optimizer
 from hf_contour.training.resuming import (
     Progress,
     ResumeError,
@@ -40,44 +28,9 @@ from hf_contour.training.resuming import (
     drop_log_lines,
     log_path,
     random_state,
-    refuse_other_identity,
-    set_random_state,
-    surroundings,
-    warn_of_other_surroundings,
 )
-
-logger = logging.getLogger(__name__)
-
-Batch = dict[str, Tensor]
-Figures = dict[str, Any]
-
-
-class Task(Protocol):
-    """What the loop asks of a stage of training."""
-
-    model: nn.Module
-
-    def train_loader(self, accelerator: Accelerator, *, start_step: int, num_steps: int) -> DataLoader:
-        """Micro-batches of this process from a step on, `gradient_accumulation_steps` for each step."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in a pass over the training split."""
-
-    def set_train_mode(self) -> None:
-        """Puts the model in training mode, except for its frozen parts."""
-
-    def train_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Scalar mean loss of a micro-batch."""
-
-    def evaluate(self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]) -> Figures:
-        """Figures on a split, `loss` and `num_samples` among them; calls `heed` after each batch."""
-
-    def score(self, figures: Figures) -> float:
-        """The figure by which the best weights are chosen; higher is better."""
-
-    def sample_name(self, index: int) -> str:
-        """How people find the training sample of this number."""
+from hf_contour.training.state import TrainingState
+from hf_contour.training.task import Figures, Task
 
 
 class TrainingLoop:
@@ -93,43 +46,30 @@ class TrainingLoop:
     def __init__(
         self,
         task: Task,
-        arguments: ContourTrainingArguments,
+        arguments: TrainingArguments,
         accelerator: Accelerator,
         *,
         identity: dict[str, Any],
     ) -> None:
         self.task, self.arguments, self.accelerator = task, arguments, accelerator
-        self.identity = identity
-        self.bare_model = task.model
-        self.num_steps = arguments.max_steps or arguments.epochs * task.steps_per_epoch
-        self.step_size = arguments.batch_size * arguments.gradient_accumulation_steps * accelerator.num_processes
+        self.num_steps = arguments.max_steps or arguments.epochs * task.data.steps_per_epoch
         if arguments.channels_last:
-            self.bare_model.to(memory_format=torch.channels_last)
-        self.bare_model.to(accelerator.device)
-        self.ema = build_ema(self.bare_model, arguments)
-        self.uses_ema = self.ema is not None
-        optimizer = build_optimizer(self.bare_model, arguments)
-        self.schedule = LearningRateSchedule(optimizer, arguments, self.num_steps)
-        if arguments.compile:
-            self.bare_model.compile()
-        self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
-        self.convergence = ConvergenceDetector(
-            arguments.convergence_window, arguments.convergence_tolerance, arguments.convergence_patience
-        )
-        self.progress = Progress()
-        self.best_weights: dict[str, Tensor] | None = None
+            task.model.to(memory_format=torch.channels_last)
+        task.model.to(accelerator.device)
+        self.state = TrainingState(task.model, arguments, accelerator, num_steps=self.num_steps, identity=identity)
+        self.model = self.state.prepared_model
         self.request = StopRequest()
         self._is_between_steps = True
 
     @property
-    def trained_model(self) -> nn.Module:
-        """The model that is evaluated and saved: the moving average where there is one."""
-        return self.bare_model if self.ema is None else self.ema.module
+    def progress(self) -> Progress:
+        """Where the training stands."""
+        return self.state.progress
 
     @property
     def is_done(self) -> bool:
         """Whether no step is left to make."""
-        converged = self.arguments.stop_on_convergence and self.convergence.converged_step is not None
+        converged = self.arguments.stop_on_convergence and self.state.convergence.converged_step is not None
         return converged or self.progress.step >= self.num_steps
 
     def run(self, request: StopRequest) -> None:
@@ -142,6 +82,15 @@ class TrainingLoop:
         """
         self.request = request
         request.is_heeded = True
+        self.task.set_train_mode()
+        self.guard = NonFiniteGuard(
+            self.state.model,
+            self.accelerator,
+            self.progress,
+            loss_of=lambda batch: self.task.train_loss(self.state.model, batch),
+            sample_name=self.task.data.sample_name,
+            policy=self.arguments.on_non_finite,
+        )
         self._refuse_non_finite_state("before the first step" if self.progress.step == 0 else "on resuming")
         try:
             self._maintain()
@@ -164,27 +113,21 @@ class TrainingLoop:
         Raises:
             TrainingInterrupted: After a signal.
         """
-        model = self.trained_model
+        model = self.state.trained_model
         model.eval()
         if self.accelerator.num_processes > 1:  # each process has seen batches of its own
             broadcast(list(model.buffers()))
         with torch.no_grad(), self.accelerator.autocast():
             return self.task.evaluate(model, self.accelerator, split=split, heed=self._heed_signals)
 
-    def finish(self) -> None:
-        """Puts the weights to be published into the model: the best, the moving average, or the last."""
-        weights = self.best_weights or self.trained_model.state_dict()
-        self.bare_model.load_state_dict(weights)
-        self.ema = None
-
     def _run_steps(self) -> None:
-        loader = self.task.train_loader(self.accelerator, start_step=self.progress.step, num_steps=self.num_steps)
-        batches = iter(loader)
+        progress = self.progress
+        batches = iter(self.task.train_loader(start_step=progress.step, num_steps=self.num_steps))
         self.task.set_train_mode()
         hidden = not (self.arguments.progress and self.accelerator.is_local_main_process)
         with tqdm(
             total=self.num_steps,
-            initial=self.progress.step,
+            initial=progress.step,
             desc=self.arguments.stage,
             disable=hidden or are_progress_bars_disabled() or None,
             mininterval=1.0,
@@ -192,24 +135,52 @@ class TrainingLoop:
             while not self.is_done:
                 self._is_between_steps = True
                 started = time.perf_counter()
-                loss, grad_norm, signal_number = self._train_step(batches)
-                self.progress.seconds += time.perf_counter() - started
-                self._note(loss, grad_norm)
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                step, signal_number = self._train_step(batches)
+                progress.seconds += time.perf_counter() - started
+                self._note(step)
+                bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
                 bar.update()
                 self._is_between_steps = True
                 if signal_number:
                     raise TrainingInterrupted(signal_number)
                 self._maintain()
 
-    def _train_step(self, batches: Iterator[Batch]) -> tuple[float, float, int]:
-        """One optimiser step: the mean loss over all processes, the gradient's norm, and a signal if one came.
+    def _train_step(self, batches: Iterator[Batch]) -> tuple[Step, int]:
+        """One optimiser step, and a signal if one came.
 
         A step that is skipped, because a number in it is not finite, changes no weight and has such a loss or norm.
+        Nothing of a step is looked at before its one gathering over the processes: the device is waited for once.
         """
+        self.guard.begin_step()
+        losses, seen = self._accumulate(batches)
+        limit = self.arguments.max_grad_norm or math.inf
+        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        loss, grad_norm, signal_number, update_was_finite, is_sound = self._agree(
+            torch.stack(losses).mean(), norm, *self.guard.verdicts()
+        )
+        if not update_was_finite:
+            self.guard.refuse_update()
+        progress = self.progress
+        progress.step += 1
+        step = Step(progress.step, seen, loss, grad_norm)
+        if is_sound and is_finite(loss, grad_norm):
+            self.state.optimizer.step()
+            progress.skipped_in_a_row = progress.overflows_in_a_row = 0
+            self.guard.note_update(step)
+            self.state.average_weights()
+        elif self.accelerator.scaler is not None and is_sound and is_finite(loss):
+            self.state.optimizer.step()  # changes nothing but the scale of the loss
+            self.guard.overflow_or_refuse(step)
+        else:
+            self._skip(step)
+        self.state.optimizer.zero_grad()
+        self.state.schedule.step()
+        return step, signal_number
+
+    def _accumulate(self, batches: Iterator[Batch]) -> tuple[list[Tensor], list[Batch]]:
+        """Gradients of the micro-batches of a step; their losses, NaN for an input that is not finite."""
         losses, seen = [], []
-        buffers = [buffer.clone() for buffer in self.bare_model.buffers()]
-        for _ in range(self.arguments.gradient_accumulation_steps):
+        for _ in range(self.accelerator.gradient_accumulation_steps):
             batch = self._to_device(next(batches))
             self._is_between_steps = False
             with self.accelerator.accumulate(self.model):
@@ -220,28 +191,19 @@ class TrainingLoop:
             seen.append(batch)
             if "colour" in batch:
                 self._audit_colours(batch["colour"])
-        own = torch.stack(losses).mean().double()
-        loss_value, signal_number = self._agree(own.item())
-        limit = self.arguments.max_grad_norm or math.inf
-        grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        self.progress.step += 1
-        if math.isfinite(loss_value) and math.isfinite(grad_norm):
-            self.optimizer.step()
-            self.progress.skipped_in_a_row = 0
-            if not model_is_finite(self.bare_model):
-                self._refuse_step(seen, loss_value, grad_norm)
-            if self.ema is not None:
-                self.ema.update(self.bare_model, step=self.progress.step)
-        else:
-            self._skip_or_refuse_step(seen, loss_value, grad_norm, buffers=buffers)
-        self.optimizer.zero_grad()
-        self.schedule.step()
-        return loss_value, grad_norm, signal_number
+        return losses, seen
+
+    def _skip(self, step: Step) -> None:
+        names = self.guard.skip_or_refuse(step)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()  # else it would not take the next gradient
+        self._log({"step": step.number, "skipped": names})
 
     def _audit_colours(self, codes: Tensor) -> None:
         """Adds a micro-batch, over all processes, to the audit of the colour transform."""
+        progress = self.progress
         seen = ColourAudit.from_codes(self.accelerator.gather(codes).tolist())
-        self.progress.colour_audit = asdict(ColourAudit(**self.progress.colour_audit) + seen)
+        progress.colour_audit = asdict(ColourAudit(**progress.colour_audit) + seen)
 
     def _to_device(self, batch: Batch) -> Batch:
         moved = {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}
@@ -250,77 +212,43 @@ class TrainingLoop:
             moved |= {key: value.contiguous(memory_format=torch.channels_last) for key, value in maps.items()}
         return moved
 
-    def _agree(self, loss: float) -> tuple[float, int]:
-        """Mean loss and the highest signal over all processes, so that all act alike."""
-        if self.accelerator.num_processes == 1:
-            return loss, self.request.number
-        own = torch.tensor([[loss, self.request.number]], dtype=torch.float64, device=self.accelerator.device)
-        gathered = self.accelerator.gather(own)
-        return gathered[:, 0].mean().item(), int(gathered[:, 1].max().item())
+    def _agree(
+        self, loss: Tensor, grad_norm: Tensor, update_was_finite: Tensor, is_sound: Tensor
+    ) -> tuple[float, float, int, bool, bool]:
+        """What all processes act by: mean loss, norm, the highest signal, and whether all of them are sound."""
+        device = self.accelerator.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which Apple's devices do not know
+        numbers = (loss, grad_norm, torch.tensor(float(self.request.number)), update_was_finite, is_sound)
+        own = torch.stack([number.detach().to(device, dtype, non_blocking=True) for number in numbers])
+        gathered = self.accelerator.gather(own[None]).cpu() if self.accelerator.num_processes > 1 else own[None].cpu()
+        highest, lowest = gathered.max(dim=0).values, gathered.min(dim=0).values
+        return (
+            gathered[:, 0].mean().item(),
+            highest[1].item(),
+            int(highest[2].item()),
+            bool(lowest[3]),
+            bool(lowest[4]),
+        )
 
     def _heed_signals(self) -> None:
-        _, signal_number = self._agree(0.0)
+        nothing, fine = torch.tensor(0.0), torch.tensor(True)
+        signal_number = (
+            self.request.number
+            if self.accelerator.num_processes == 1
+            else self._agree(nothing, nothing, fine, fine)[2]
+        )
         if signal_number:
             raise TrainingInterrupted(signal_number)
 
-    def _skip_or_refuse_step(
-        self, batches: list[Batch], loss: float, grad_norm: float, *, buffers: list[Tensor]
-    ) -> None:
-        """Leaves a step out that is not finite, with the running statistics as they were before; or stops."""
-        for buffer, before in zip(self.bare_model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-        progress = self.progress
-        progress.skipped_in_a_row += 1
-        is_over = progress.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW or not model_is_finite(self.bare_model)
-        if self.arguments.on_non_finite == "stop" or is_over:
-            self._refuse_step(batches, loss, grad_norm)
-        progress.skipped_steps += 1
-        names, finding = self._name_suspects(batches)
-        logger.warning(
-            "Step %d is skipped: the loss is %s, the norm of its gradient %s. Samples %s: %s.",
-            progress.step, loss, grad_norm, finding, ", ".join(names),
-        )  # fmt: skip
-        self._log({"step": progress.step, "skipped": names})
-
-    def _refuse_step(self, batches: list[Batch], loss: float, grad_norm: float) -> None:
-        names, finding = self._name_suspects(batches)
-        weights = non_finite_names(self.bare_model)
-        raise NonFiniteLossError(
-            f"At step {self.progress.step} the loss was {loss} and the norm of its gradient {grad_norm}"
-            + (f"; not finite are the weights {weights}" if weights else "")
-            + f". Nothing was updated or saved with it. The samples {finding}: {', '.join(names)}. Look at them "
-            "(hf-contour check-data), leave such steps out (--on_non_finite skip), or lower learning_rate if they are "
-            "sound."
-        )
-
-    def _name_suspects(self, batches: list[Batch]) -> tuple[list[str], str]:
-        """The samples of all processes that a step is not finite by, and what was found of them."""
-        self.bare_model.eval()
-        with torch.no_grad(), self.accelerator.autocast():
-            indices, finding = find_suspects(batches, lambda batch: self.task.train_loss(self.bare_model, batch))
-        self.task.set_train_mode()
-        own = [(f"{index} ({self.task.sample_name(index)})", finding) for index in indices]
-        found = gather_object(own)
-        # Of several processes only those tell that have found something in particular.
-        telling = [one for one in found if one[1] != WHOLE_STEP] or found
-        return [name for name, _ in telling], telling[0][1]
-
-    def _refuse_non_finite_state(self, when: str) -> None:
-        """Raises `NonFiniteLossError` for a model, moving average or optimiser that is not finite."""
-        for name, model in (("model", self.bare_model), ("moving average", self.ema and self.ema.module)):
-            if model is not None and (names := non_finite_names(model)):
-                raise NonFiniteLossError(f"The weights {names} of the {name} are not finite {when}; nothing is saved.")
-        if not optimizer_is_finite(self.optimizer):
-            raise NonFiniteLossError(f"The state of the optimiser is not finite {when}; nothing is saved.")
-
-    def _note(self, loss: float, grad_norm: float) -> None:
+    def _note(self, step: Step) -> None:
         """Counts a step's loss, and writes a log line when one is due."""
-        progress, already = self.progress, self.convergence.converged_step
-        if progress.skipped_in_a_row:
+        progress, convergence = self.progress, self.state.convergence
+        if progress.skipped_in_a_row or progress.overflows_in_a_row:
             return
-        if self.convergence.update(progress.step, loss) and already is None:
-            self._log({"step": progress.step, "converged": self.convergence.rule})
-        progress.recent_losses.append(loss)
+        already = convergence.converged_step
+        if convergence.update(progress.step, step.loss) and already is None:
+            self._log({"step": progress.step, "converged": convergence.rule})
+        progress.recent_losses.append(step.loss)
         if progress.step % self.arguments.log_every and progress.step != self.num_steps:
             return
         progress.last_loss = math.fsum(progress.recent_losses) / len(progress.recent_losses)
@@ -328,11 +256,11 @@ class TrainingLoop:
         self._log(
             {
                 "step": progress.step,
-                "epoch": round(progress.step / self.task.steps_per_epoch, 4),
+                "epoch": round(progress.step / self.task.data.steps_per_epoch, 4),
                 "loss": progress.last_loss,
-                "learning_rate": max(self.schedule.rates),
-                "grad_norm": grad_norm,
-                "images_per_second": round(progress.step * self.step_size / progress.seconds, 2),
+                "learning_rate": max(self.state.schedule.rates),
+                "grad_norm": step.grad_norm,
+                "images_per_second": round(progress.step * self.task.data.step_size / progress.seconds, 2),
             }
         )
 
@@ -347,30 +275,24 @@ class TrainingLoop:
         step = self.progress.step
         if step == 0:
             return
-        evaluate_every = self.arguments.evaluate_every or self.task.steps_per_epoch
+        evaluate_every = self.arguments.evaluate_every or self.task.data.steps_per_epoch
         is_due = step % evaluate_every == 0 or self.is_done
         if is_due and self.arguments.validation_split and self.progress.evaluated_step < step:
             self._evaluate(self.arguments.validation_split)
-        save_every = self.arguments.save_every or self.task.steps_per_epoch
+        save_every = self.arguments.save_every or self.task.data.steps_per_epoch
         if step % save_every == 0 and step < self.num_steps:
             self._save()
 
     def _evaluate(self, split: str) -> None:
+        self.guard.settle()
         figures = self.evaluate(split)
         self.task.set_train_mode()
         if not math.isfinite(figures["loss"]):
             raise NonFiniteLossError(
-                f"The loss on the split {split} after step {self.progress.step} is {figures['loss']}; nothing is "
-                "saved of it. Look at its images (hf-contour check-data), or lower learning_rate."
+                f"The loss on the split {split} after step {self.progress.step} is {figures['loss']}; nothing "
+                "is saved of it. Look at its images (hf-contour check-data), or lower learning_rate."
             )
-        self.schedule.observe(figures["loss"])
-        self.progress.evaluation, self.progress.evaluated_step = figures, self.progress.step
-        score = self.task.score(figures)
-        if self.progress.best_score is None or score > self.progress.best_score:
-            self.progress.best_score, self.progress.best_step = score, self.progress.step
-            if self.arguments.select_best:
-                weights = self.trained_model.state_dict()
-                self.best_weights = {key: value.clone() for key, value in weights.items()}
+        self.state.observe(figures, self.task.score(figures))
         shown = {f"validation_{key}": value for key, value in figures.items() if isinstance(value, int | float)}
         self._log({"step": self.progress.step, **shown})
 
@@ -378,29 +300,17 @@ class TrainingLoop:
 
     def _save(self) -> None:
         """Writes a checkpoint of this step, unless there is one or no step has been made."""
-        folder = checkpoint_folder(self.arguments)
+        self.guard.settle()
         self._refuse_non_finite_state(f"after step {self.progress.step}")
         random_states = gather_object([random_state()])
+        stream_states = gather_object([self.task.data.state_at(self.progress.step)])
         if self.accelerator.is_main_process and self.progress.step:
-            state = {
-                "identity": self.identity,
-                "surroundings": surroundings(),
-                "progress": asdict(self.progress),
-                "convergence": self.convergence.state_dict(),
-            }
-            weights = {"model": self.bare_model.state_dict()}
-            if self.ema is not None:
-                weights["ema"] = self.ema.module.state_dict()
-            if self.best_weights is not None:
-                weights["best"] = self.best_weights
-            tensors = {
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "random": random_states,
-            }
-            checkpoint = Checkpoint(step=self.progress.step, state=state, weights=weights, tensors=tensors)
-            save_checkpoint(folder, checkpoint, keep=self.arguments.keep_checkpoints)
+            checkpoint = self.state.to_checkpoint(random_states, stream_states)
+            save_checkpoint(checkpoint_folder(self.arguments), checkpoint, keep=self.arguments.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+
+    def _refuse_non_finite_state(self, when: str) -> None:
+        self.guard.refuse_state(when, ema=self.state.ema_model, optimizer=self.state.optimizer)
 
     def resume(self) -> bool:
         """Goes back to the newest good checkpoint of the same settings.
@@ -419,28 +329,10 @@ class TrainingLoop:
                 f"The processes find different newest checkpoints (steps {steps}) in "
                 f"{self.arguments.folder}; is it one folder for all of them?"
             )
-        if checkpoint is None:
-            if self.accelerator.is_main_process:
-                drop_log_lines(log_path(self.arguments), self.progress)
-            return False
-        refuse_other_identity(checkpoint.state["identity"], self.identity, folder=self.arguments.folder)
-        warn_of_other_surroundings(checkpoint.state.get("surroundings", {}))
-        try:
-            self.bare_model.load_state_dict(checkpoint.weights["model"])
-            if self.ema is not None:
-                self.ema.module.load_state_dict(checkpoint.weights["ema"])
-            self.optimizer.load_state_dict(checkpoint.tensors["optimizer"])
-            self.schedule.load_state_dict(checkpoint.tensors["schedule"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise ResumeError(
-                f"The checkpoint of step {checkpoint.step} in {self.arguments.folder} does not fit the model that "
-                f"these settings make ({error}); it may be of another version. Give --overwrite or another --run_name."
-            ) from error
-        if "best" in checkpoint.weights:
-            self.best_weights = dict(checkpoint.weights["best"])
-        self.convergence.load_state_dict(checkpoint.state["convergence"])
-        self.progress = Progress(**checkpoint.state["progress"])
-        set_random_state(checkpoint.tensors["random"][self.accelerator.process_index])
+        if checkpoint is not None:
+            self.state.restore(checkpoint, folder=self.arguments.folder)
+            stream_states = checkpoint.state.get("streams") or [None] * self.accelerator.num_processes
+            self.task.data.load_state(stream_states[self.accelerator.process_index])
         if self.accelerator.is_main_process:
             drop_log_lines(log_path(self.arguments), self.progress)
-        return True
+        return checkpoint is not None

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
-from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training.arguments import OptimizationArguments
 
 
-def build_optimizer(model: nn.Module, arguments: ContourTrainingArguments) -> Optimizer:
+def build_optimizer(model: nn.Module, arguments: OptimizationArguments) -> Optimizer:
     """An optimiser over the weights that take a gradient.
 
     Biases and normalisation weights have no weight decay. Weights of timm networks (`image_backbones`, or a timm
@@ -48,7 +48,7 @@ def build_optimizer(model: nn.Module, arguments: ContourTrainingArguments) -> Op
     )
 
 
-def learning_rate_scales(model: nn.Module, arguments: ContourTrainingArguments) -> dict[str, float]:
+def learning_rate_scales(model: nn.Module, arguments: OptimizationArguments) -> dict[str, float]:
     """Learning rate of each backbone weight relative to `learning_rate`, by its name in the model."""
     scales: dict[str, float] = {}
     extractor = getattr(model, "contour_extractor", None)
@@ -78,7 +78,7 @@ class LearningRateSchedule:
         num_steps: steps in the whole training.
     """
 
-    def __init__(self, optimizer: Optimizer, arguments: ContourTrainingArguments, num_steps: int) -> None:
+    def __init__(self, optimizer: Optimizer, arguments: OptimizationArguments, num_steps: int) -> None:
         self.optimizer = optimizer
         self.plateau: ReduceLROnPlateau | None = None
         warmup_steps = min(arguments.warmup_steps, num_steps)
@@ -136,7 +136,7 @@ def learning_rate_curve(step: int, *, num_steps: int, warmup_steps: int, min_sca
     return min_scale + (1 - min_scale) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def build_ema(model: nn.Module, arguments: ContourTrainingArguments) -> ModelEmaV3 | None:
+def build_ema(model: nn.Module, arguments: OptimizationArguments) -> ModelEmaV3 | None:
     """The moving average of weights and buffers, or `None` where `ema_decay` is 0.
 
     The decay grows as `1 - (1 + step) ** (-2/3)` up to `ema_decay`, so that short trainings do not average their

@@ -1,17 +1,43 @@
 """The order of the samples: a function of the seed alone, whatever the workers, processes and interruptions."""
 
-import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from hf_contour.data.samples import ContourSamples, ContourStream
+from hf_contour.data.samples import ContourSamples
+
+logger = logging.getLogger(__name__)
 
 Place = tuple[int, int]  # (epoch, index of the sample)
 
 _ORDER_STREAM = 0x0D3  # keeps the order's random numbers apart from those of augmentation
+
+
+def fitting_batch_size(wanted: int, num_samples: int, num_micro_batches: int) -> int:
+    """The batch size, or as much of it as lets a step fit into the training set; then it is said in the log.
+
+    Args:
+        wanted: samples in a micro-batch.
+        num_samples: samples in the training set.
+        num_micro_batches: in a step, over all processes.
+
+    Raises:
+        ValueError: If there are fewer samples than micro-batches.
+    """
+    if num_samples < num_micro_batches:
+        raise ValueError(
+            f"The training set has {num_samples} samples, and one step takes {num_micro_batches} micro-batches "
+            "(gradient_accumulation_steps x processes); lower gradient_accumulation_steps."
+        )
+    fitting = min(wanted, num_samples // num_micro_batches)
+    if fitting < wanted:
+        logger.warning(
+            "The training set has %d samples: batch_size is %d instead of %d.", num_samples, fitting, wanted
+        )
+    return fitting
 
 
 class SampleOrder(Sampler[list[Place]]):
@@ -27,12 +53,11 @@ class SampleOrder(Sampler[list[Place]]):
         batch_size: samples in a micro-batch.
         num_steps: steps in the whole training.
         seed: seed of the permutations, at least 0.
+        weights: `(num_samples,)`, how often each sample is drawn relative to the others; by default each once.
         accumulation_steps: micro-batches of a process in a step.
         num_processes: processes that train together.
         process_index: the number of this one.
-
-    Raises:
-        ValueError: If the training set is smaller than one step.
+        start_step: steps that were made before.
     """
 
     def __init__(
@@ -42,17 +67,14 @@ class SampleOrder(Sampler[list[Place]]):
         num_steps: int,
         *,
         seed: int,
+        weights: np.ndarray | None = None,
         accumulation_steps: int = 1,
         num_processes: int = 1,
         process_index: int = 0,
+        start_step: int = 0,
     ) -> None:
         self.step_size = batch_size * accumulation_steps * num_processes
-        if num_samples < self.step_size:
-            raise ValueError(
-                f"The training set has {num_samples} samples, and one step takes {self.step_size} (batch_size "
-                f"{batch_size} x gradient_accumulation_steps {accumulation_steps} x {num_processes} processes); "
-                "lower batch_size."
-            )
+        self.weights = weights
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.num_steps = num_steps
@@ -60,7 +82,7 @@ class SampleOrder(Sampler[list[Place]]):
         self.accumulation_steps = accumulation_steps
         self.num_processes = num_processes
         self.process_index = process_index
-        self.start_step = 0
+        self.start_step = start_step
 
     @property
     def steps_per_epoch(self) -> int:
@@ -68,8 +90,18 @@ class SampleOrder(Sampler[list[Place]]):
         return self.num_samples // self.step_size
 
     def permutation(self, epoch: int) -> np.ndarray:
-        """`(num_samples,)` indices in the order of this epoch."""
-        return np.random.default_rng([_ORDER_STREAM, self.seed, epoch]).permutation(self.num_samples)
+        """`(num_samples,)` indices in the order of this epoch.
+
+        With weights each sample comes as often as they say, rounded up or down at random, and no sample comes twice
+        where it is to come at most once.
+        """
+        draws = np.random.default_rng([_ORDER_STREAM, self.seed, epoch])
+        order = draws.permutation(self.num_samples)
+        if self.weights is None:
+            return order
+        ends = np.cumsum(self.weights[order])
+        marks = (np.arange(self.num_samples) + draws.random()) * (ends[-1] / self.num_samples)
+        return draws.permutation(order[np.minimum(np.searchsorted(ends, marks, side="right"), self.num_samples - 1)])
 
     def __iter__(self) -> Iterator[list[Place]]:
         epoch, indices = -1, np.empty(0, dtype=np.int64)
@@ -103,38 +135,3 @@ class PlacedSamples(Dataset[dict[str, Any]]):
     def __getitem__(self, place: Place) -> dict[str, Any]:
         epoch, index = place
         return self.samples.builder.build(self.samples.decoded(index), index, epoch=epoch)
-
-
-class StreamOrder(IterableDataset[dict[str, Any]]):
-    """Samples of a stream in its own order, pass after pass, for one process and from any step on.
-
-    What came before `start_step` is read and left out. As in `SampleOrder`, micro-batch `m` of process `r` is batch
-    number `m * num_processes + r` of a step.
-
-    Args:
-        stream: the training set.
-        batch_size: samples in a micro-batch.
-        num_processes: processes that train together.
-        process_index: the number of this one.
-        start_batch: micro-batches, over all processes, that have been trained on.
-    """
-
-    def __init__(
-        self, stream: ContourStream, batch_size: int, *, num_processes: int, process_index: int, start_batch: int
-    ) -> None:
-        self.stream, self.batch_size = stream, batch_size
-        self.num_processes, self.process_index = num_processes, process_index
-        self.start_batch = start_batch
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        position = 0
-        for epoch in itertools.count():
-            self.stream.set_epoch(epoch)
-            started = position
-            for sample in self.stream:
-                batch_number = position // self.batch_size
-                position += 1
-                if batch_number >= self.start_batch and batch_number % self.num_processes == self.process_index:
-                    yield sample
-            if position == started:
-                raise ValueError("The training stream has no samples.")

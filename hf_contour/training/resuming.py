@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hf_contour.io import write_text
-from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training.arguments import ARGUMENTS, RunArguments
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ class Progress:
         colour_audit: what the colour transform did to the samples so far, as the fields of `ColourAudit`.
         skipped_steps: steps that changed nothing, because a number in them was not finite.
         skipped_in_a_row: how many of them the last steps were.
+        overflows_in_a_row: of the last steps, how many changed nothing because half precision could not hold their
+            gradient.
     """
 
     step: int = 0
@@ -50,14 +52,15 @@ class Progress:
     colour_audit: dict[str, int] = field(default_factory=dict)
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    overflows_in_a_row: int = 0
 
 
-def log_path(arguments: ContourTrainingArguments) -> Path:
+def log_path(arguments: RunArguments) -> Path:
     """The file of the curves: one JSON object a line."""
     return arguments.folder / "log.jsonl"
 
 
-def checkpoint_folder(arguments: ContourTrainingArguments) -> Path:
+def checkpoint_folder(arguments: RunArguments) -> Path:
     """Where the checkpoints of a stage lie."""
     return arguments.folder / "checkpoints"
 
@@ -82,7 +85,8 @@ def refuse_other_identity(saved: dict[str, Any], wanted: dict[str, Any], *, fold
     A setting that the checkpoint does not know, because it is newer, had its default; checksums of rows that it does
     not know are not compared.
     """
-    saved = {**asdict(ContourTrainingArguments(stage=wanted.get("stage", "both"))), **saved}
+    defaults = ARGUMENTS[wanted["stage"]]() if wanted.get("stage") in ARGUMENTS else None
+    saved = {**({} if defaults is None else asdict(defaults)), **saved}
     wanted = json.loads(json.dumps(wanted))
     compared = (key for key in wanted if key in saved or not key.endswith("_rows_sha256"))
     differing = sorted(key for key in compared if saved.get(key) != wanted[key])

@@ -24,7 +24,7 @@ from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.loss_contour import classification_loss
 from hf_contour.modeling_contour_extractor import fold_batch_norms
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
-from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training.arguments import OptimizationArguments
 from hf_contour.training.optim import build_optimizer
 from hf_contour.training.records import device_name
 
@@ -170,7 +170,7 @@ def _training_call(
 ) -> Callable[[], Any]:
     model.train()
     labels = torch.arange(len(pixels), device=pixels.device) % model.config.num_labels
-    optimizer = build_optimizer(model, ContourTrainingArguments(stage="gender", learning_rate=LEARNING_RATE))
+    optimizer = build_optimizer(model, OptimizationArguments(learning_rate=LEARNING_RATE))
     is_frozen = model.extractor is not None and model.config.freeze_extractor
     folded = fold_batch_norms(model.extractor) if is_frozen else None
     called = torch.compile(model) if settings.compile else model

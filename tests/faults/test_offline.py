@@ -23,7 +23,7 @@ from hf_contour.cli import main as cli
 from hf_contour.cli.main import main
 from hf_contour.data.sources import load_source
 from hf_contour.evaluation.run import load_model
-from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training.arguments import ARGUMENTS
 from hf_contour.training.run import run_stage
 
 CARD = "---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: image-classification\n---\n# Model\n"
@@ -339,7 +339,7 @@ def test_whoever_is_told_to_stay_offline_asks_nobody(without_network, monkeypatc
 
 def test_trained_parts_that_are_not_there_are_named_before_any_data_is_read(without_network, tmp_path):
     for stage, field in (("contour", "teacher"), ("contour", "init_from"), ("gender", "extractor")):
-        settings = ContourTrainingArguments(stage=stage, output_dir=str(tmp_path), data=NOWHERE, **{field: NOWHERE})
+        settings = ARGUMENTS[stage](output_dir=str(tmp_path), data=NOWHERE, **{field: NOWHERE})
         with pytest.raises(FileNotFoundError, match=f"{NOWHERE} is not there"):
             run_stage(settings)
     assert without_network == []

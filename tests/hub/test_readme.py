@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_contour.cli.main import COMMANDS
-from hf_contour.training.arguments import parse_arguments, recipe_path
+from hf_contour.training.command_line import parse_arguments, recipe_path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

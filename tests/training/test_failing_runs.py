@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,59 @@ def test_a_folder_that_cannot_be_made(train, tmp_path):
     assert "could not be written" in said
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "not/there.csv"], "there.csv is not there"),
+        (["--train_split", "third"], "has no split 'third'"),
+        (["--contours_column", "outlines"], "outlines"),
+        (["--run_name", "../elsewhere"], "run_name is '../elsewhere'"),
+        (["--run_name", "."], "run_name is '.'"),
+        (["--model", '{"unify": "spline"}'], "unify"),
+        (["--model", '{"backbone": "resnet_of_nobody"}'], "resnet_of_nobody"),
+        (["--batch_size", "many"], "many"),
+        (["--schedule", "linear"], "linear"),
+        (["--tracker", "paper"], "tracker is 'paper'; expected none or one of aim"),
+        (["--optimizer", "guessing"], "guessing"),
+        (["--augmentation", '{"flap": 1}'], "flap"),
+        (["--gradient_accumulation_steps", "25"], "has 24 samples, and one step takes 25 micro-batches"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(train, tmp_path, flags, message):
+    code, said = train(*flags)
+    assert code == 2
+    assert message in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_outside_the_main_thread_a_training_runs_to_its_end(train, folder):
+    with ThreadPoolExecutor(1) as pool:
+        code, said = pool.submit(train).result()
+    assert (code, said) == (0, "")
+    assert (folder / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_weights_are_as_open_to_others_as_any_new_file(train, folder, mask):
+    before = os.umask(mask)
+    try:
+        assert train()[0] == 0
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (folder / "model").iterdir() if path.is_file()}
+    assert modes["model.safetensors"] == 0o666 & ~mask
+    assert set(modes.values()) == {0o666 & ~mask}
+
+
+def test_a_set_smaller_than_a_batch_makes_smaller_batches(train, folder, caplog):
+    assert train("--batch_size", "40")[0] == 0
+    assert "batch_size is 24 instead of 40" in caplog.text
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["training"]["num_samples_seen"], results["training"]["epochs"]) == (4 * 24, 4)
+
+
 def test_a_folder_in_use_has_its_exit_code(train, folder):
     with locked_folder(folder):
         code, said = train()
@@ -155,10 +209,12 @@ def test_what_fails_between_two_steps_costs_none_of_them(train, folder, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(ContourSamples, "decoded", broken)
-        with pytest.raises(ValueError, match="row 7"):
-            train("--save_every", "100")
+        code, said = train("--save_every", "100")
+    assert (code, said) == (2, "error: row 7: cannot be read\n")
     assert load_newest(folder / "checkpoints").step == 3
-    assert (status_of(folder)["status"], status_of(folder)["exit_code"]) == ("failed", 1)
+    status = status_of(folder)
+    assert (status["status"], status["exit_code"]) == ("failed", 2)
+    assert "in broken" in "".join(status["traceback"])
     assert train()[0] == 0
     resumed = load_file(folder / "model" / "model.safetensors")
     assert train("--run_name", "unbroken")[0] == 0

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_training import settings, write_source
 
-from hf_contour.training import stages
-from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training import contour_stage
+from hf_contour.training.arguments import ContourArguments
 from hf_contour.training.checkpoints import load_newest
 from hf_contour.training.finite import NonFiniteLossError, are_finite
 from hf_contour.training.loop import TrainingLoop
@@ -34,11 +34,11 @@ class Poison:
     def __init__(self, monkeypatch, place, step, number=math.nan, *, on=False):
         self.step, self.number, self.on = step, number, on
         self.made, self.samples = 0, []
-        self.collate, self.train_loss = stages.collate_contour, stages.ContourTask.train_loss
+        self.collate, self.train_loss = contour_stage.collate_contour, contour_stage.ContourTask.train_loss
         if place == "image":
-            monkeypatch.setattr(stages, "collate_contour", self.poisoned_batch)
+            monkeypatch.setattr(contour_stage, "collate_contour", self.poisoned_batch)
         else:
-            monkeypatch.setattr(stages.ContourTask, "train_loss", getattr(self, f"poisoned_{place}")())
+            monkeypatch.setattr(contour_stage.ContourTask, "train_loss", getattr(self, f"poisoned_{place}")())
 
     @property
     def is_due(self):
@@ -190,26 +190,26 @@ def test_weights_that_cannot_be_skipped_stop_it_all_the_same(arguments, monkeypa
 
 @pytest.mark.faults
 def test_a_model_that_is_not_finite_from_the_start_is_refused(arguments, monkeypatch):
-    build = stages.build_extractor
+    build = contour_stage.build_extractor
 
     def broken(made):
         model = build(made)
         next(model.parameters()).data.view(-1)[0] = math.nan
         return model
 
-    monkeypatch.setattr(stages, "build_extractor", broken)
+    monkeypatch.setattr(contour_stage, "build_extractor", broken)
     with pytest.raises(NonFiniteLossError, match=r"weights contour_extractor\..* of the model are not finite before"):
         run_stage(arguments())
 
 
 @pytest.mark.faults
 def test_an_evaluation_that_is_not_finite_is_not_saved(arguments, monkeypatch):
-    evaluate = stages.ContourTask.evaluate
+    evaluate = contour_stage.ContourTask.evaluate
 
     def poisoned(self, model, accelerator, *, split, heed):
         return {**evaluate(self, model, accelerator, split=split, heed=heed), "loss": math.nan}
 
-    monkeypatch.setattr(stages.ContourTask, "evaluate", poisoned)
+    monkeypatch.setattr(contour_stage.ContourTask, "evaluate", poisoned)
     made = arguments()
     with pytest.raises(NonFiniteLossError, match="loss on the split validation after step 6 is nan"):
         run_stage(made)
@@ -222,7 +222,7 @@ def test_an_optimiser_that_is_not_finite_is_not_saved(arguments, monkeypatch):
     def poisoned(self, batches):
         made = step(self, batches)
         if self.progress.step == 4:
-            next(iter(self.optimizer.state.values()))["exp_avg"].view(-1)[0] = math.inf
+            next(iter(self.state.optimizer.state.values()))["exp_avg"].view(-1)[0] = math.inf
         return made
 
     monkeypatch.setattr(TrainingLoop, "_train_step", poisoned)
@@ -236,9 +236,9 @@ def test_the_exit_code_and_the_way_on(arguments, source, tmp_path, monkeypatch, 
     """The message names the option, and with it the same command goes on from the checkpoint before."""
     made = arguments()
     recipe = tmp_path / "recipe.yaml"
-    default = ContourTrainingArguments()
+    default = ContourArguments()
     changed = {key: value for key, value in vars(made).items() if value != getattr(default, key)}
-    recipe.write_text(json.dumps(changed))
+    recipe.write_text(json.dumps({"stage": "contour", **changed}))
     with monkeypatch.context() as patch:
         Poison(patch, "loss", 4)
         assert main(["--recipe", str(recipe)]) == 3

@@ -8,7 +8,7 @@ import torch
 from tiny_models import tiny_extractor
 from torch import nn
 
-from hf_contour.training.arguments import ContourTrainingArguments
+from hf_contour.training.arguments import OptimizationArguments
 from hf_contour.training.optim import LearningRateSchedule, build_ema, build_optimizer
 
 
@@ -36,7 +36,7 @@ def rates(model, optimizer):
 
 def test_frozen_weights_are_left_out_and_vectors_do_not_decay():
     model = Classifier()
-    optimizer = build_optimizer(model, ContourTrainingArguments(weight_decay=0.1, learning_rate=0.5))
+    optimizer = build_optimizer(model, OptimizationArguments(weight_decay=0.1, learning_rate=0.5))
     found = rates(model, optimizer)
     assert found.pop("extractor.weight") is None
     assert found.pop("extractor.bias") is None
@@ -47,7 +47,7 @@ def test_frozen_weights_are_left_out_and_vectors_do_not_decay():
 
 
 def test_a_timm_cascade_learns_slower_and_a_cascade_of_our_own_does_not():
-    arguments = ContourTrainingArguments(learning_rate=1.0, backbone_lr_scale=0.1)
+    arguments = OptimizationArguments(learning_rate=1.0, backbone_lr_scale=0.1)
     for model, expected in ((tiny_extractor(backbone="test_resnet"), 0.1), (tiny_extractor(), 1.0)):
         found = rates(model, build_optimizer(model, arguments))
         for name, rate in found.items():
@@ -56,7 +56,7 @@ def test_a_timm_cascade_learns_slower_and_a_cascade_of_our_own_does_not():
 
 def test_the_backbone_learns_slower_and_its_first_layers_slowest():
     model = Classifier()
-    arguments = ContourTrainingArguments(learning_rate=1.0, backbone_lr_scale=0.1, layer_decay=0.5)
+    arguments = OptimizationArguments(learning_rate=1.0, backbone_lr_scale=0.1, layer_decay=0.5)
     found = rates(model, build_optimizer(model, arguments))
     assert found["classifier.weight"] == 1.0
     backbone = {name: rate for name, rate in found.items() if name.startswith("image_backbones")}
@@ -71,7 +71,7 @@ def test_the_backbone_learns_slower_and_its_first_layers_slowest():
 
 @pytest.mark.parametrize(("name", "expected"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
 def test_optimisers_come_by_name(name, expected):
-    optimizer = build_optimizer(nn.Linear(2, 2), ContourTrainingArguments(optimizer=name, momentum=0.8))
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimizationArguments(optimizer=name, momentum=0.8))
     assert type(optimizer) is expected
     if name == "sgd":
         assert optimizer.param_groups[0]["momentum"] == 0.8
@@ -79,7 +79,7 @@ def test_optimisers_come_by_name(name, expected):
 
 def test_nothing_to_train_is_refused():
     with pytest.raises(ValueError, match="nothing to train"):
-        build_optimizer(nn.Linear(2, 2).requires_grad_(False), ContourTrainingArguments())
+        build_optimizer(nn.Linear(2, 2).requires_grad_(False), OptimizationArguments())
 
 
 def run_schedule(arguments, num_steps, losses=()):
@@ -97,18 +97,18 @@ def run_schedule(arguments, num_steps, losses=()):
 
 
 def test_cosine_after_a_linear_warm_up():
-    seen = run_schedule(ContourTrainingArguments(warmup_steps=3, min_lr_scale=0.1), 11)
+    seen = run_schedule(OptimizationArguments(warmup_steps=3, min_lr_scale=0.1), 11)
     assert seen[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
     cosine = [2 * (0.1 + 0.9 * (1 + math.cos(math.pi * step / 8)) / 2) for step in range(8)]
     assert seen[3:] == pytest.approx(cosine)
 
 
 def test_constant_after_a_warm_up():
-    assert run_schedule(ContourTrainingArguments(schedule="constant", warmup_steps=1), 4) == [1.0, 2.0, 2.0, 2.0]
+    assert run_schedule(OptimizationArguments(schedule="constant", warmup_steps=1), 4) == [1.0, 2.0, 2.0, 2.0]
 
 
 def test_plateau_falls_when_the_loss_stands_still():
-    arguments = ContourTrainingArguments(
+    arguments = OptimizationArguments(
         schedule="plateau", plateau_factor=0.1, plateau_patience=1, warmup_steps=1, min_lr_scale=0.05
     )
     losses = [5.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0]
@@ -119,7 +119,7 @@ def test_plateau_falls_when_the_loss_stands_still():
 @pytest.mark.parametrize("kind", ["cosine", "plateau", "constant"])
 @pytest.mark.parametrize("break_at", [1, 4, 6])
 def test_a_saved_schedule_goes_on(kind, break_at):
-    arguments = ContourTrainingArguments(schedule=kind, plateau_patience=0, warmup_steps=2)
+    arguments = OptimizationArguments(schedule=kind, plateau_patience=0, warmup_steps=2)
     losses = [3.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     whole = run_schedule(arguments, 8, losses)
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=2.0)
@@ -141,7 +141,7 @@ def test_a_saved_schedule_goes_on(kind, break_at):
 
 def test_the_moving_average_warms_up_and_then_has_its_decay():
     model = nn.Linear(1, 1, bias=False)
-    ema = build_ema(model, ContourTrainingArguments(ema_decay=0.5))
+    ema = build_ema(model, OptimizationArguments(ema_decay=0.5))
     value = None
     for step, weight in enumerate([1.0, 2.0, 4.0, 8.0], start=1):
         nn.init.constant_(model.weight, weight)
@@ -150,4 +150,4 @@ def test_the_moving_average_warms_up_and_then_has_its_decay():
         decay = 0.0 if step == 1 else min(0.5, 1 - step ** (-2 / 3))
         value = weight if value is None else decay * value + (1 - decay) * weight
         assert ema.module.weight.item() == pytest.approx(value)
-    assert build_ema(model, ContourTrainingArguments(ema_decay=0.0)) is None
+    assert build_ema(model, OptimizationArguments(ema_decay=0.0)) is None

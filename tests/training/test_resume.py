@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 from tiny_training import settings, write_source
 
-from hf_contour.training import stages
+from hf_contour.training import gender_stage
 from hf_contour.training.checkpoints import FolderInUseError, list_checkpoints, locked_folder
 from hf_contour.training.loop import ResumeError, TrainingInterrupted
 from hf_contour.training.run import run_stage
@@ -49,7 +49,7 @@ def unbroken(source, extractor, tmp_path_factory):
 def interrupt_at(monkeypatch, step, signal_number, *, micro_steps=2):
     """Sends this process a signal while it makes the step of that number."""
     calls = []
-    train_loss = stages.GenderTask.train_loss
+    train_loss = gender_stage.GenderTask.train_loss
 
     def watched(self, model, batch):
         calls.append(None)
@@ -57,7 +57,7 @@ def interrupt_at(monkeypatch, step, signal_number, *, micro_steps=2):
             os.kill(os.getpid(), signal_number)
         return train_loss(self, model, batch)
 
-    monkeypatch.setattr(stages.GenderTask, "train_loss", watched)
+    monkeypatch.setattr(gender_stage.GenderTask, "train_loss", watched)
 
 
 def assert_same_end(results, expected):
@@ -120,14 +120,14 @@ def test_resume_from_the_one_before_when_the_newest_is_damaged(gender, unbroken,
 
 def test_a_signal_in_an_evaluation_saves_and_the_evaluation_is_made_again(gender, unbroken, monkeypatch):
     arguments = gender()
-    evaluate = stages.GenderTask.evaluate
+    evaluate = gender_stage.GenderTask.evaluate
 
     def interrupted(self, model, accelerator, *, split, heed):
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(self, model, accelerator, split=split, heed=heed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.GenderTask, "evaluate", interrupted)
+        patch.setattr(gender_stage.GenderTask, "evaluate", interrupted)
         with pytest.raises(TrainingInterrupted):
             run_stage(arguments)
     assert list_checkpoints(arguments.folder / "checkpoints")[-1].name == "step-00000003"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_contour.training.order import SampleOrder
+from hf_contour.training.order import SampleOrder, fitting_batch_size
 
 
 def test_an_epoch_is_a_permutation_and_epochs_differ():
@@ -31,8 +31,7 @@ def test_what_is_left_over_differs_between_epochs():
 @pytest.mark.parametrize("start", [0, 1, 2, 5, 7])
 def test_it_goes_on_from_any_step(start):
     whole = list(SampleOrder(11, 2, 8, seed=4, accumulation_steps=2))
-    rest = SampleOrder(11, 2, 8, seed=4, accumulation_steps=2)
-    rest.start_step = start
+    rest = SampleOrder(11, 2, 8, seed=4, accumulation_steps=2, start_step=start)
     assert list(rest) == whole[2 * start :]
 
 
@@ -51,6 +50,44 @@ def test_seeds_give_different_orders():
     assert list(SampleOrder(30, 30, 1, seed=0)) != list(SampleOrder(30, 30, 1, seed=1))
 
 
-def test_a_set_smaller_than_a_step_is_refused():
-    with pytest.raises(ValueError, match=r"has 7 samples, and one step takes 8 \(batch_size 2 x .* 2 x 2 processes"):
-        SampleOrder(7, 2, 1, seed=0, accumulation_steps=2, num_processes=2)
+@pytest.mark.parametrize(
+    ("wanted", "samples", "micro_batches", "fitting"), [(16, 12, 1, 12), (4, 12, 3, 4), (4, 7, 2, 3)]
+)
+def test_a_batch_fits_into_the_set(wanted, samples, micro_batches, fitting):
+    assert fitting_batch_size(wanted, samples, micro_batches) == fitting
+
+
+def test_a_set_with_fewer_samples_than_micro_batches_is_refused():
+    with pytest.raises(ValueError, match="has 3 samples, and one step takes 4 micro-batches"):
+        fitting_batch_size(1, 3, 4)
+
+
+def drawn(epochs, weights, **changes):
+    batches = SampleOrder(len(weights), 4, epochs * len(weights) // 4, seed=5, weights=weights, **changes)
+    return np.array([place for batch in batches for place in batch])
+
+
+def test_weights_say_how_often_a_sample_comes():
+    """Eight rare samples weigh as much as 92 common ones, in every epoch."""
+    weights = np.repeat([0.5 / 92, 0.5 / 8], [92, 8])
+    for epoch, indices in ((epoch, drawn(6, weights)) for epoch in range(6)):
+        counts = np.bincount(indices[indices[:, 0] == epoch, 1], minlength=100)
+        assert counts.sum() == 100
+        assert 48 <= counts[92:].sum() <= 56  # each is rounded by itself
+        assert set(counts[:92]) <= {0, 1}
+        assert set(counts[92:]) <= {6, 7}
+    assert np.bincount(drawn(40, weights)[:, 1], minlength=100).min() > 10  # in time everything comes
+
+
+def test_weighted_draws_go_on_from_any_step_and_are_dealt_out():
+    weights = np.arange(1.0, 25.0)
+    whole = list(SampleOrder(24, 2, 12, seed=4, weights=weights))
+    assert list(SampleOrder(24, 2, 12, seed=4, weights=weights, start_step=7)) == whole[7:]
+    pair = [
+        list(SampleOrder(24, 2, 6, seed=4, weights=weights, num_processes=2, process_index=index)) for index in (0, 1)
+    ]
+    assert [batch for both in zip(*pair, strict=True) for batch in both] == whole
+
+
+def test_equal_weights_leave_nothing_out():
+    assert sorted(drawn(1, np.full(12, 0.3))[:, 1]) == list(range(12))

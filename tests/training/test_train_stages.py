@@ -17,7 +17,7 @@ from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.io import state_dict_sha256
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, ContourExtractorModel
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
-from hf_contour.training import stages
+from hf_contour.training import contour_stage, gender_stage
 from hf_contour.training.loop import NonFiniteLossError
 from hf_contour.training.records import FrozenExtractorError, refuse_changed_extractor
 from hf_contour.training.run import run_stage
@@ -124,13 +124,13 @@ def test_jittered_batches_keep_every_pixel_beside_its_label():
     pixel_values = torch.arange(2 * 3 * 9 * 7.0).view(2, 3, 9, 7)
     sizes = set()
     for _ in range(200):
-        pixels, labels = stages.jitter_size(pixel_values, pixel_values[:, 0], 2)
+        pixels, labels = contour_stage.jitter_size(pixel_values, pixel_values[:, 0], 2)
         assert torch.equal(pixels[:, 0], labels)
         assert torch.equal(pixels, pixel_values[..., : pixels.shape[-2], : pixels.shape[-1]])
         sizes.add(tuple(pixels.shape[-2:]))
     assert sizes == {(height, width) for height in (7, 8, 9) for width in (5, 6, 7)}
-    assert stages.jitter_size(pixel_values, pixel_values, 1000)[0].shape[-2] >= 1
-    assert stages.jitter_size(pixel_values, pixel_values, 0)[0] is pixel_values
+    assert contour_stage.jitter_size(pixel_values, pixel_values, 1000)[0].shape[-2] >= 1
+    assert contour_stage.jitter_size(pixel_values, pixel_values, 0)[0] is pixel_values
 
 
 def test_the_saved_model_gives_the_validation_loss(contour_run, source):
@@ -279,7 +279,7 @@ def test_a_loss_that_is_not_finite_names_the_samples_and_saves_nothing(tmp_path,
         loss = model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
         return loss * math.nan if 5 in batch["index"] else loss
 
-    monkeypatch.setattr(stages.ContourTask, "train_loss", poisoned)
+    monkeypatch.setattr(contour_stage.ContourTask, "train_loss", poisoned)
     arguments = settings(tmp_path, "contour", data=str(source), ema_decay=0.0)
     with pytest.raises(NonFiniteLossError, match=r"the loss was nan .* Nothing was updated .*\b5 \(row 5\)"):
         run_stage(arguments)
@@ -322,14 +322,14 @@ def test_bf16_channels_last_accumulation_and_other_optimisers_train(tmp_path, so
 
 def test_bf16_reaches_the_frozen_extractor_too(tmp_path, source, contour_run, monkeypatch):
     seen = set()
-    frozen_contours = stages.GenderTask._frozen_contours
+    frozen_contours = gender_stage.GenderTask._frozen_contours
 
     def spy(task, pixel_values):
         maps = frozen_contours(task, pixel_values)
         seen.update(one.dtype for one in maps)
         return maps
 
-    monkeypatch.setattr(stages.GenderTask, "_frozen_contours", spy)
+    monkeypatch.setattr(gender_stage.GenderTask, "_frozen_contours", spy)
     results = run_stage(gender_settings(tmp_path, source, contour_run, mixed_precision="bf16", epochs=1))
     assert seen == {torch.bfloat16}
     assert math.isfinite(results["training"]["last_loss"])
@@ -355,7 +355,9 @@ def test_the_colour_transform_is_audited_over_the_whole_training(tmp_path, sourc
 
 @pytest.mark.parametrize("stage", ["contour", "gender"])
 def test_a_misspelt_model_field_is_refused(tmp_path, source, contour_run, stage):
-    changes = {"data": str(source), "model": {"fusion_chanels": 8}, "extractor": str(contour_run[0].folder / "model")}
+    changes = {"data": str(source), "model": {"fusion_chanels": 8}}
+    if stage == "gender":
+        changes["extractor"] = str(contour_run[0].folder / "model")
     with pytest.raises(ValueError, match=r"fusion_chanels.*nearest: fusion_channels"):
         run_stage(settings(tmp_path, stage, **changes))
 
@@ -391,7 +393,7 @@ def test_cached_features_of_another_extractor_are_not_used(tmp_path, source, con
     random = gender_settings(tmp_path / "second", source, contour_run, extractor_weights="random", **shared)
     run_stage(random)
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 2
-    monkeypatch.setattr(stages.GenderTask, "_frozen_contours", None)  # nothing is computed a second time
+    monkeypatch.setattr(gender_stage.GenderTask, "_frozen_contours", None)  # nothing is computed a second time
     run_stage(gender_settings(tmp_path / "third", source, contour_run, **{**shared, "epochs": 2}))
 
 

@@ -1,0 +1,225 @@
+"""Stage 2: backbones, fusion and head learn labels beside the frozen extractor."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import IterableDataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hf_contour.configuration_contour_gender import ContourGenderConfig
+from hf_contour.data.fingerprints import listing_sha256, rows_sha256
+from hf_contour.data.labels import label_names
+from hf_contour.data.samples import ContourSamples, collate_gender
+from hf_contour.evaluation.loops import evaluate_classes
+from hf_contour.io import state_dict_sha256
+from hf_contour.loss_contour import classification_loss
+from hf_contour.modeling_contour_extractor import ContourExtractorModel, fold_batch_norms
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
+from hf_contour.training.arguments import GenderArguments
+from hf_contour.training.building import build_processor, refuse_absent, refuse_unknown_fields
+from hf_contour.training.feature_cache import CollateWithFeatures, cached_features
+from hf_contour.training.rows import Rows, load_train_rows
+from hf_contour.training.stage_data import StageData
+
+
+class GenderTask:
+    """Stage 2: backbones, fusion and head learn labels beside the frozen extractor.
+
+    Source: CN113298092B, claims 3 to 5, steps S203 to S206.
+    """
+
+    def __init__(self, arguments: GenderArguments, accelerator: Accelerator) -> None:
+        self.arguments = arguments
+        refuse_absent(arguments.extractor, *(arguments.backbone_weights or ()))
+        rows = load_train_rows(arguments, accelerator)
+        self.label_names = label_names(rows.first)
+        is_multi_label = not hasattr(rows.first.features["label"], "names")
+        self.model = build_classifier(arguments, self.label_names, is_multi_label=is_multi_label)
+        self.config = self.model.config
+        self.frozen_parts = freeze_parts(self.model, arguments.train_parts)
+        self.processor = build_processor(arguments.image_size, self.config)
+        self.data = StageData(arguments, self.processor, rows, accelerator, collate=collate_gender)
+        self.class_weights = class_weights(rows.first, len(self.label_names)) if arguments.class_balance else None
+        self.folded_extractor: nn.Module | None = None
+        if self.model.extractor is not None and self.config.freeze_extractor:
+            self.folded_extractor = fold_batch_norms(self.model.extractor).to(accelerator.device)
+            if arguments.channels_last:
+                self.folded_extractor.to(memory_format=torch.channels_last)
+        if arguments.feature_cache and not self._frozen_networks():
+            raise ValueError("feature_cache needs a frozen extractor, or --train_parts head; here all parts learn.")
+
+    def train_loader(self, *, start_step: int, num_steps: int) -> DataLoader:
+        """As `StageData.train_loader`; with a feature cache what is not in it is computed first."""
+        if self.arguments.feature_cache:
+            self.data.collate_train = CollateWithFeatures(self._cached_features())
+            all_frozen = len(self._frozen_networks()) == 1 + (self.model.extractor is not None)
+            # A row that takes a bad one's place has a label of its own, which only its image's reader knows.
+            self.data.needs_images = not all_frozen or self.arguments.on_bad_image == "skip"
+        return self.data.train_loader(start_step=start_step, num_steps=num_steps)
+
+    def _frozen_networks(self) -> dict[str, nn.Module]:
+        """The networks whose features do not change while the rest learns, by the name of the features."""
+        frozen: dict[str, nn.Module] = {}
+        if self.model.extractor is not None and self.config.freeze_extractor:
+            frozen["contour_features"] = self.model.extractor
+        if self.model.image_backbones in self.frozen_parts:
+            frozen["image_features"] = self.model.image_backbones
+        return frozen
+
+    def _cached_features(self) -> dict[str, NDArray[np.float16]]:
+        assert isinstance(self.data.train, ContourSamples)
+        arguments = self.arguments
+        compute = {"contour_features": self._frozen_contours, "image_features": self._frozen_images}
+        shared = {
+            "rows": listing_sha256(self.data.rows),
+            "probes": rows_sha256(self.data.rows),
+            "processor": self.processor.to_dict(),
+            "stride": self.model.stride,
+        }
+        described = {  # what weights alone do not say
+            "contour_features": {
+                "extractor": self.config.extractor_config.to_dict(),
+                "contours": self.config.contour_features,
+                "levels": self.config.contour_level_indices,
+            },
+            "image_features": {"backbones": self.config.backbones},
+        }
+        cached: dict[str, NDArray[np.float16]] = {}
+        for name, network in self._frozen_networks().items():
+            network.eval()
+            key = {**shared, **described[name]}
+            found = cached_features(
+                Path(str(arguments.feature_cache)),
+                self.data.train,
+                compute[name],
+                key={**key, "weights": state_dict_sha256(network.state_dict())},
+                loading={"batch_size": arguments.eval_batch_size, "num_workers": arguments.num_workers},
+                accelerator=self.data.accelerator,
+                show_progress=arguments.progress,
+            )
+            cached |= {f"{name}_{number}": maps for number, maps in enumerate(found)}
+        return cached
+
+    def set_train_mode(self) -> None:
+        """Puts the model in training mode; parts that are not trained keep their statistics too."""
+        self.model.train()
+        for part in self.frozen_parts:
+            part.eval()
+
+    def train_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Cross entropy against the labels, smoothed and weighed as the arguments say."""
+        pixel_values, contours = batch.get("pixel_values"), batch.get("contour_features_0")
+        if contours is None and self.folded_extractor is not None:
+            (contours,) = self._frozen_contours(batch["pixel_values"])
+        maps = [batch[name] for name in sorted(batch) if name.startswith("image_features_")]
+        return classification_loss(
+            model(pixel_values=pixel_values, contour_features=contours, image_features=maps or None).logits,
+            batch["labels"],
+            problem_type=self.config.problem_type,
+            class_weights=self.class_weights,
+            label_smoothing=self.arguments.label_smoothing,
+        )
+
+    def _frozen_contours(self, pixel_values: Tensor) -> list[Tensor]:
+        """What the frozen extractor gives, its normalisation folded: faster than within the model."""
+        with torch.no_grad():
+            return [self.model.contour_features(pixel_values, self.folded_extractor)]
+
+    def _frozen_images(self, pixel_values: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return self.model.image_features(pixel_values)
+
+    def evaluate(
+        self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Loss and class scores."""
+        loader = self.data.evaluation_loader(split)
+        return evaluate_classes(
+            model,
+            loader,
+            accelerator,
+            heed=heed,
+            class_names=self.label_names,
+            problem_type=self.config.problem_type,
+            sources=self.data.sources(split),
+        )
+
+    def score(self, figures: dict[str, Any]) -> float:
+        """The higher the accuracy, the better."""
+        return figures["accuracy"]
+
+    def draw(self, model: nn.Module, folder: Path) -> None:
+        """Nothing: a label is no image."""
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the data for the results file."""
+        weights = None if self.class_weights is None else self.class_weights.tolist()
+        return {"label_names": self.label_names, "class_weights": weights}
+
+
+def build_classifier(
+    arguments: GenderArguments, names: list[str], *, is_multi_label: bool
+) -> ContourGenderForImageClassification:
+    """The classifier beside the extractor of `arguments.extractor`, or of this run's contour stage.
+
+    Raises:
+        ValueError: If there is no extractor.
+    """
+    folder = Path(arguments.extractor or arguments.folder.parent / "contour" / "model")
+    if not (folder / "config.json").exists():
+        raise ValueError(
+            f"{folder} holds no contour extractor; train one with --stage contour, or give --extractor FOLDER."
+        )
+    extractor = ContourExtractorModel.from_pretrained(folder)
+    if arguments.extractor_weights != "trained":
+        extractor = ContourExtractorModel(extractor.config)
+        if arguments.extractor_weights != "random":
+            extractor.load_backbone_weights(arguments.extractor_weights)
+    problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
+    refuse_unknown_fields(arguments.mapping("model"), ContourGenderConfig)
+    fields = {"id2label": dict(enumerate(names)), "problem_type": problem_type, **arguments.mapping("model")}
+    backbone = fields.pop("backbone", ContourGenderConfig.backbone)
+    if arguments.backbone:
+        backbone = arguments.backbone[0] if len(arguments.backbone) == 1 else arguments.backbone
+    return ContourGenderForImageClassification.from_extractor_and_backbone(
+        extractor, backbone, backbone_weights=arguments.backbone_weights, **fields
+    )
+
+
+def freeze_parts(model: ContourGenderForImageClassification, train_parts: str) -> list[nn.Module]:
+    """Takes the gradient from what `train_parts` leaves out, and returns those parts.
+
+    The fusion belongs to neither network and always learns. Source: CN113298092B, claim 4.
+    """
+    frozen: dict[str, list[nn.Module]] = {"both": [], "head": [model.image_backbones], "backbone": [model.classifier]}
+    for part in frozen[train_parts]:
+        part.requires_grad_(False)
+    return frozen[train_parts]
+
+
+def class_weights(rows: Rows, num_labels: int) -> Tensor:
+    """`(num_labels,)` weights by which every class counts alike in the training split; their mean over rows is 1.
+
+    For several labels a row: negatives to a positive, of each label.
+
+    Raises:
+        ValueError: For a stream, whose counts are not known, and for a label without rows.
+    """
+    if isinstance(rows, IterableDataset):
+        raise ValueError("class_balance counts the labels of the training split; it cannot be used with streaming.")
+    labels = rows["label"]
+    is_multi_label = not hasattr(rows.features["label"], "names")
+    counted = Counter(one for row in labels for one in (row if is_multi_label else [row]))
+    counts = torch.tensor([counted[number] for number in range(num_labels)], dtype=torch.float32)
+    if not counts.all():
+        raise ValueError(
+            f"The training split has no row of label number {int(counts.argmin())}; class_balance needs one."
+        )
+    return (len(labels) - counts) / counts if is_multi_label else len(labels) / (num_labels * counts)

@@ -1,0 +1,157 @@
+"""The rows of a split as a stage trains on them or evaluates them."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+
+from hf_contour.data.garments.drawing import embedded_dataset
+from hf_contour.data.labels import label_names as class_names
+from hf_contour.data.mixture import load_sources, parse_sources
+from hf_contour.data.sources import ColumnNames, load_source
+from hf_contour.training.arguments import EMBEDDED, ContourArguments, GenderArguments
+
+Rows: TypeAlias = Dataset | IterableDataset
+
+
+@dataclass(frozen=True)
+class TrainRows:
+    """The training split: one data set with a length, or the streams of one source or several.
+
+    Attributes:
+        parts: the data set alone, or the streams.
+        weights: how often each stream is drawn from relative to the others.
+    """
+
+    parts: tuple[Rows, ...]
+    weights: tuple[float, ...] = (1.0,)
+
+    @property
+    def first(self) -> Rows:
+        """What says how the rows look: all parts have the columns that a stage needs."""
+        return self.parts[0]
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the number of rows is not known."""
+        return isinstance(self.first, IterableDataset)
+
+
+_DRAW_STREAM = 0xD3A  # keeps these random numbers apart from those of the order and of augmentation
+
+
+def load_rows(
+    arguments: ContourArguments | GenderArguments,
+    split: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    streaming: bool = False,
+) -> Rows:
+    """Rows of a split with the standard columns, no more of them than the arguments allow.
+
+    Raises:
+        ValueError: If the source cannot be read, or has no row of a class that is to be drawn evenly.
+        FileNotFoundError: If it is not there.
+    """
+    rows = _all_rows(arguments, split, label_names=label_names, streaming=streaming)
+    unused = "label" if isinstance(arguments, ContourArguments) else "contours"
+    if unused in rows.column_names:  # else contours would be decoded for a stage that does not look at them
+        rows = rows.remove_columns(unused)
+    limit = arguments.max_train_samples if split == arguments.train_split else arguments.max_eval_samples
+    if not limit or (isinstance(rows, Dataset) and len(rows) <= limit):
+        return rows
+    if isinstance(rows, IterableDataset):
+        return rows.take(limit)
+    return rows.select(evenly_drawn(rows, limit, seed=arguments.seed))
+
+
+def _all_rows(
+    arguments: ContourArguments | GenderArguments, split: str, *, label_names: Sequence[str] | None, streaming: bool
+) -> Rows:
+    is_train = split == arguments.train_split
+    drawn = arguments.embedded_train_samples if is_train else arguments.embedded_eval_samples
+    height, width = arguments.embedded_size
+    is_contour = isinstance(arguments, ContourArguments)
+    names = label_names if isinstance(arguments, ContourArguments) else label_names or arguments.label_names
+    multi_label = isinstance(arguments, GenderArguments) and arguments.multi_label
+    if arguments.data == EMBEDDED:
+        return embedded_dataset(split, num_samples=drawn, seed=arguments.seed, size=(height, width))
+    if not isinstance(arguments.data, str):
+        return load_sources(
+            arguments.data or (),
+            split=split,
+            label_names=names,
+            with_labels=not is_contour,
+            with_contours=is_contour,
+            streaming=streaming,
+            multi_label=multi_label,
+            embedded_samples=drawn,
+            embedded_size=(height, width),
+            seed=arguments.seed,
+        )
+    columns = ColumnNames(
+        arguments.image_column,
+        arguments.contours_column if isinstance(arguments, ContourArguments) else None,
+        None if isinstance(arguments, ContourArguments) else arguments.label_column,
+    )
+    return load_source(
+        arguments.data,
+        split=split,
+        columns=columns,
+        streaming=streaming,
+        label_names=names,
+        config_name=arguments.data_config,
+        multi_label=multi_label,
+    )
+
+
+def load_train_rows(arguments: ContourArguments | GenderArguments, accelerator: Accelerator) -> TrainRows:
+    """The training split, read by one process of a machine first, so that the others find its cache."""
+    with accelerator.local_main_process_first():
+        if not arguments.streaming:
+            return TrainRows((load_rows(arguments, arguments.train_split),))
+        if isinstance(arguments.data, str):
+            return TrainRows((load_rows(arguments, arguments.train_split, streaming=True),))
+        return _load_streams(arguments)
+
+
+def _load_streams(arguments: ContourArguments | GenderArguments) -> TrainRows:
+    """Each of several sources as a stream of its own; the first names the classes."""
+    streams: list[Rows] = []
+    sources = [one for one in parse_sources(arguments.data or ()) if one.split_name(arguments.train_split)]
+    names: list[str] | None = None
+    for source in sources:
+        alone = dataclasses.replace(arguments, data=[dataclasses.asdict(source)])
+        streams.append(load_rows(alone, arguments.train_split, label_names=names, streaming=True))
+        if names is None and isinstance(arguments, GenderArguments):
+            names = class_names(streams[0])
+    return TrainRows(tuple(streams), tuple(source.weight for source in sources))
+
+
+def evenly_drawn(rows: Dataset, count: int, *, seed: int) -> list[int]:
+    """Row numbers, in their order, of so many rows drawn at random, as many of each class as there can be.
+
+    Where the rows have no single label, all of them are drawn from alike.
+
+    Raises:
+        ValueError: If a class has no row, or fewer rows are wanted than there are classes.
+    """
+    shuffled = np.random.default_rng([_DRAW_STREAM, seed]).permutation(len(rows))
+    names = getattr(rows.features.get("label"), "names", None)
+    if not names:
+        return sorted(shuffled[:count].tolist())
+    labels = np.asarray(rows["label"])[shuffled]
+    if count < len(names):
+        raise ValueError(f"{count} samples cannot hold the {len(names)} classes; ask for at least {len(names)}.")
+    absent = [name for number, name in enumerate(names) if not (labels == number).any()]
+    if absent:
+        raise ValueError(f"The class {absent[0]!r} has no row; samples cannot be drawn evenly over the classes.")
+    turn = np.empty(len(labels), dtype=np.int64)  # how many of its class come before a row
+    for number in range(len(names)):
+        places = np.flatnonzero(labels == number)
+        turn[places] = np.arange(len(places))
+    return sorted(shuffled[np.argsort(turn, kind="stable")[:count]].tolist())
