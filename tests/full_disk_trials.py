@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from tiny_training import EXTRACTOR, write_source
 
-from hf_contour.training import contour_stage, gender_stage
+from hf_contour.training import contour_stage
 from hf_contour.training.checkpoints import list_checkpoints, load_newest
 from hf_contour.training.run import main
 

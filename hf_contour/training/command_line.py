@@ -105,7 +105,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
         for key in values:
             if key not in SETTINGS and not (section == "" and key in (*STAGES, "stage")):
                 where = f"{section}: {key}" if section else key
-                raise ValueError(f"The recipe {path} has {where!r}, which is no setting; {nearest(str(key), SETTINGS)}")
+                raise ValueError(
+                    f"The recipe {path} has {where!r}, which is no setting; {nearest(str(key), SETTINGS)}"
+                )
     return recipe
 
 

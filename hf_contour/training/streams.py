@@ -11,7 +11,7 @@ The main process reads rows, images still encoded; workers decode those that are
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from datasets import IterableDataset
@@ -26,7 +26,8 @@ _FILES, _BLOCKS, _PICKS = 0x57A, 0x57B, 0x57C  # keep these random numbers apart
 _PICKS_AT_ONCE = 1024
 
 
-class StreamedRow(NamedTuple):
+@dataclass(frozen=True)
+class StreamedRow:
     """A row before it is decoded: the pass over its stream, a number that no other row has, and its columns."""
 
     epoch: int
@@ -193,8 +194,8 @@ class StreamOrder(Sampler[list[StreamedRow]]):
         )
         picks = draws.choice(len(self.readers), size=_PICKS_AT_ONCE, p=self._shares)
         number = int(picks[position % _PICKS_AT_ONCE])
-        epoch, index, row = self.readers[number].take()
-        return StreamedRow(epoch, index * len(self.readers) + number, row)
+        taken = self.readers[number].take()
+        return StreamedRow(taken.epoch, taken.index * len(self.readers) + number, taken.row)
 
 
 class StreamedSamples(Dataset[dict[str, Any]]):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -23,6 +24,7 @@ def take_away():
     for name in OF_SIGNAL:
         delattr(signal, name)
     sys.modules["fcntl"] = None
+    shutil._use_fd_functions = False
     opened = os.open
 
     def open_no_folder(path, *args, **kwargs):
