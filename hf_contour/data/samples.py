@@ -1,6 +1,6 @@
 """Rows of a source turned into what a model trains on: read, augmented, recoloured, processed.
 
-`ContourSamples` serves sources with a length, `ContourStream` sources that are streamed. Both give, for each row,
+`ContourSamples` serves sources with a length; `SampleBuilder` makes a sample of any row, also of a stream. Each is
 `{"pixel_values": (3, h, w) float32, "labels": ..., "index": int}`, with `labels`
 
 - for the stage "contour": `(h, w)` float32, the share of the annotators that drew a contour, `IGNORE_LABEL` where the
@@ -10,9 +10,9 @@
 and, with a colour transform, `"colour"`: four integers that `ColourAudit.from_codes` counts. A sample is a function of
 (seed, epoch, row): workers, processes and restarts do not change a bit of it.
 
-With `skip_bad_images` a row whose image cannot be read costs only itself. In a source with a length the next
-good row, counted on from the last to the first, takes its place, and the draws of the place are kept; so a sample is
-still a function of (seed, epoch, row). A stream goes on to the next row. `bad_images()` names what was left out.
+With `skip_bad_images` a row whose image cannot be read costs only itself: the next good row, counted on from the last
+to the first, takes its place, and the draws of the place are kept; so a sample is still a function of (seed, epoch,
+row). `bad_images()` names what was left out.
 """
 
 import logging
@@ -22,7 +22,7 @@ from typing import Any
 import datasets
 import torch
 from torch.nn.functional import max_pool2d
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
 from hf_contour.data.annotations import consensus
 from hf_contour.data.augmentation.colour import ColourTransform
@@ -37,7 +37,7 @@ STAGES = ("contour", "gender")
 
 
 class SampleBuilder:
-    """Turns one row into one sample; what `ContourSamples` and `ContourStream` share.
+    """Turns one row into one sample; of a source with a length or of a stream.
 
     Args:
         processor: makes `pixel_values`; for the stage "contour" images keep their size, since labels must fit them.
@@ -262,64 +262,6 @@ class ContourSamples(Dataset[dict[str, Any]]):
                 raise
             self._bad_rows.add(index, error)
             return None
-
-
-class ContourStream(IterableDataset[dict[str, Any]]):
-    """Samples of a streamed source; arguments as for `ContourSamples`, without the cache.
-
-    A sample's index is its position in the stream. Every worker reads the whole stream and decodes its share, each
-    `num_workers`-th row, so the samples are the same for any number of workers; only their order differs.
-    """
-
-    def __init__(
-        self,
-        source: datasets.IterableDataset,
-        processor: ContourImageProcessor,
-        *,
-        stage: str,
-        augmentation: Augmentation | None = None,
-        colour: ColourTransform | None = None,
-        seed: int = 0,
-        skip_bad_images: bool = False,
-    ) -> None:
-        self.source = source
-        self.skip_bad_images = skip_bad_images
-        self._bad_images: dict[str, str] = {}
-        drawing = {"num_samples": None, "augmentation": augmentation, "colour": colour, "seed": seed}
-        self.builder = SampleBuilder(processor, stage, source.features, **drawing)
-        self._epoch = SharedEpoch()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, also that of the source's own shuffling."""
-        self._epoch.value = epoch
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        share, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        epoch = self._epoch.value
-        self.source.set_epoch(epoch)
-        # `iter`, unlike iterating over the source, does not deal its files out to the workers: positions stay global.
-        for index, batch in enumerate(self.source.iter(batch_size=1)):
-            if index % share != number:
-                continue
-            row = {name: values[0] for name, values in batch.items()}
-            try:
-                decoded = self.builder.decode(row, index)
-            except ImageReadError as error:
-                self._leave_out(row_name(row, index), error)
-                continue
-            yield self.builder.build(decoded, index, epoch=epoch)
-
-    def bad_images(self) -> dict[str, str]:
-        """Rows that this process left out so far: name and reason; those of a worker stand in its log alone."""
-        return dict(self._bad_images)
-
-    def _leave_out(self, name: str, error: ImageReadError) -> None:
-        if not self.skip_bad_images:
-            raise error
-        if name not in self._bad_images:
-            logger.warning("%s; the row is left out of training.", str(error).rstrip("."))
-        self._bad_images[name] = str(error)
 
 
 def collate_contour(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

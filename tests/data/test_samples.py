@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from hf_contour.data.augmentation.colour import ColourAudit, ColourTransform
 from hf_contour.data.augmentation.recipe import OPERATIONS, Augmentation, AugmentationRecipe
-from hf_contour.data.samples import ContourSamples, ContourStream, collate_contour, collate_gender
+from hf_contour.data.samples import ContourSamples, SampleBuilder, collate_contour, collate_gender
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
 from hf_contour.loss_contour import IGNORE_LABEL
 
@@ -64,8 +64,7 @@ def make_samples(source=None, *, stage="contour", augmentation=RECIPE, colour=CO
     processor = ContourImageProcessor(size={"height": 16, "width": 16})
     augmentation = None if augmentation is None else Augmentation(augmentation)
     source = make_source() if source is None else source
-    kind = ContourStream if isinstance(source, datasets.IterableDataset) else ContourSamples
-    return kind(source, processor, stage=stage, augmentation=augmentation, colour=colour, **options)
+    return ContourSamples(source, processor, stage=stage, augmentation=augmentation, colour=colour, **options)
 
 
 def assert_same(left, right):
@@ -231,25 +230,28 @@ def write_parts(folder):
     return datasets.load_dataset("parquet", data_files=files, split="train", streaming=True).cast(make_features())
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2])
-def test_stream_gives_the_samples_of_the_set(tmp_path, num_workers):
-    stream = make_samples(write_parts(tmp_path), colour=None)
-    samples = make_samples(colour=None)
+def test_a_row_of_a_stream_gives_the_sample_of_the_set(tmp_path):
+    stream, samples = write_parts(tmp_path), make_samples(colour=None)
+    builder = SampleBuilder(
+        samples.builder.processor,
+        "contour",
+        stream.features,
+        num_samples=None,
+        augmentation=Augmentation(RECIPE),
+    )
     for epoch in range(2):
-        stream.set_epoch(epoch)
         samples.set_epoch(epoch)
-        loader = DataLoader(stream, batch_size=None, num_workers=num_workers)
-        by_index = {sample["index"]: sample for sample in loader}
-        assert sorted(by_index) == list(range(7))
-        for index, sample in by_index.items():
-            assert_same(sample, samples[index])
+        for index, row in enumerate(stream):
+            assert_same(builder.build(builder.decode(row, index), index, epoch=epoch), samples[index])
 
 
-def test_stream_caps_colours_by_a_count(tmp_path):
-    source = write_parts(tmp_path)
+def test_colours_of_a_stream_are_capped_by_a_count(tmp_path):
+    stream, processor = write_parts(tmp_path), ContourImageProcessor(size={"height": 16, "width": 16})
+    colour = ColourTransform(exchange_channels=True, max_changed=0.5)
     with pytest.raises(ValueError, match="a fraction of the set"):
-        make_samples(source, colour=ColourTransform(exchange_channels=True, max_changed=0.5))
-    stream = make_samples(source, colour=ColourTransform(exchange_channels=True, max_changed=2, max_difference=255))
+        SampleBuilder(processor, "contour", stream.features, num_samples=None, colour=colour)
+    colour = ColourTransform(exchange_channels=True, max_changed=2, max_difference=255)
+    builder = SampleBuilder(processor, "contour", stream.features, num_samples=None, colour=colour)
     for epoch in range(8):
-        stream.set_epoch(epoch)
-        assert ColourAudit.from_codes(sample["colour"] for sample in stream).exchanged <= 2
+        samples = [builder.build(builder.decode(row, index), index, epoch=epoch) for index, row in enumerate(stream)]
+        assert ColourAudit.from_codes(sample["colour"] for sample in samples).exchanged <= 2

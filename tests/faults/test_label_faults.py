@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from tiny_training import LABEL_NAMES, drawn_row, settings, write_source
 
 from hf_contour.data.checks import check_source, load_and_check
 from hf_contour.data.labels import LabelMapping, collect_label_names
-from hf_contour.data.samples import ContourSamples, ContourStream
+from hf_contour.data.samples import ContourSamples, SampleBuilder
 from hf_contour.data.sources import label_names, load_source
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.training.run import run_stage
@@ -117,19 +117,17 @@ def test_labels_that_were_not_read_by_this_package(label: int | None, message: s
     assert samples[0]["labels"] == 0
     with pytest.raises(ValueError, match=message):
         samples[1]
-    stream = ContourStream(dataset.to_iterable_dataset(), processor, stage="gender")
+    builder = SampleBuilder(processor, "gender", dataset.features, num_samples=None)  # as for a stream
     with pytest.raises(ValueError, match=message):
-        list(stream)
+        builder.build(builder.decode(dataset[1], 1), 1, epoch=0)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.5, "men", True, [0, 1], -1])
 def test_labels_of_unknown_columns(label: Any) -> None:
-    rows = [{"image": drawn_row(0)["image"], "label": label}]
-    stream = ContourStream(
-        IterableDataset.from_generator(lambda: iter(rows)), ContourImageProcessor(size=32), stage="gender"
-    )
+    builder = SampleBuilder(ContourImageProcessor(size=32), "gender", None, num_samples=None)
+    row = {"image": drawn_row(0)["image"], "label": label}
     with pytest.raises(ValueError, match=r"^row 0 has the labels? "):
-        list(stream)
+        builder.build(builder.decode(row, 0), 0, epoch=0)
 
 
 def relabelled(rows: Callable[[int], Any]) -> Callable[[int, dict[str, Any]], dict[str, Any]]:

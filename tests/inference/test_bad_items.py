@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from hf_contour.data.samples import ContourSamples, ContourStream, collate_gender
+from hf_contour.data.samples import ContourSamples, SampleBuilder, collate_gender
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
 from hf_contour.inference.inputs import find_images
 from hf_contour.inference.predict import classify_images
 from hf_contour.pipeline_contour import ContourImageClassificationPipeline
-from hf_contour.training.order import PlacedSamples, SampleOrder, StreamOrder
+from hf_contour.training.order import PlacedSamples, SampleOrder
 from hf_contour.training.run import run_stage
+from hf_contour.training.streams import StreamedRow, StreamedSamples
 
 TASK = "image-classification"
 SIZE = 32
@@ -202,8 +203,7 @@ def test_skipping_depends_on_no_order_workers_or_restart() -> None:
     expected: list[torch.Tensor] = []
     for num_workers, start_step in ((0, 0), (2, 0), (1, 2)):
         samples = training_samples(bad)
-        order = SampleOrder(len(samples), 3, 8, seed=7)
-        order.start_step = start_step
+        order = SampleOrder(len(samples), 3, 8, seed=7, start_step=start_step)
         loader = DataLoader(
             PlacedSamples(samples), batch_sampler=order, num_workers=num_workers, collate_fn=collate_gender
         )
@@ -215,17 +215,17 @@ def test_skipping_depends_on_no_order_workers_or_restart() -> None:
 
 
 def test_a_stream_leaves_bad_rows_out() -> None:
-    stream = ContourStream(
-        training_rows({0, 4}, 6).to_iterable_dataset(),
-        ContourImageProcessor(size=SIZE),
-        stage="gender",
-        skip_bad_images=True,
-    )
-    assert [sample["labels"] for sample in stream] == [1, 2, 3, 5]
-    later = StreamOrder(stream, 2, num_processes=1, process_index=0, start_batch=1)
-    iterator = iter(later)
-    assert [next(iterator)["labels"] for _ in range(4)] == [3, 5, 1, 2]
-    assert list(stream.bad_images()) == ["row 0 (0.png)", "row 4 (4.png)"]
+    """The next good row of the batch takes the place, or the first where none follows."""
+    rows = training_rows({0, 4, 5}, 6)
+    builder = SampleBuilder(ContourImageProcessor(size=SIZE), "gender", rows.features, num_samples=None)
+    places = [StreamedRow(0, index, row) for index, row in enumerate(rows)]
+    samples = StreamedSamples(builder, skip_bad_images=True)
+    assert [sample["labels"] for sample in samples.__getitems__(places)] == [1, 1, 2, 3, 1, 1]
+    assert list(samples.bad_images()) == ["row 0 (0.png)", "row 4 (4.png)", "row 5 (5.png)"]
+    with pytest.raises(ImageReadError, match="none of the 2 rows of a batch has an image that can be read"):
+        samples.__getitems__(places[4:])
+    with pytest.raises(ImageReadError, match=r"row 0 \(0.png\)"):
+        StreamedSamples(builder)[places[0]]
 
 
 def test_nothing_but_bad_images_is_an_error() -> None:

@@ -400,8 +400,8 @@ def test_cached_features_of_another_extractor_are_not_used(tmp_path, source, con
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"augmentation": {"flip": 0.5}}, "offline"),
-        ({"streaming": True, "max_steps": 3}, "offline"),
+        ({"augmentation": {"flip": 0.5}}, "hf-contour augment"),
+        ({"streaming": True, "max_steps": 3}, "hf-contour augment"),
         ({"model": {"contour_features": "none"}}, "all parts learn"),
     ],
 )
