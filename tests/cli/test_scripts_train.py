@@ -62,7 +62,7 @@ def write_garment(folder):
 
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
-    [(["--learning_rte", "1"], 2, "nearest: learning_rate"), (["--recipe", "absent.yaml"], 2, "is no file")],
+    [(["--learning_rte", "1"], 2, "nearest: learning_rate"), (["--recipe", "absent.yaml"], 2, "cannot be read")],
 )
 def test_mistakes_are_one_sentence_and_an_exit_code(capsys, flags, code, message):
     assert main(flags) == code

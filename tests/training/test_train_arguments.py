@@ -103,7 +103,7 @@ def test_impossible_recipes_are_refused_by_name(tmp_path, text, message):
         (["--label_smoothing", "nan"], "label_smoothing is nan"),
         (["--model", "{head: mlp}"], "expected JSON"),
         (["--model", "[1]"], "expected a JSON object"),
-        (["--recipe", "absent.yaml"], "absent.yaml is no file, and none of the package"),
+        (["--recipe", "absent.yaml"], "absent.yaml cannot be read: it is no file"),
     ],
 )
 def test_impossible_flags_are_refused_by_name(flags, message):
