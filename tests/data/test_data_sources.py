@@ -427,6 +427,21 @@ def test_bsds_folder(tmp_path):
     assert second.sum() == 4
     assert second[:, 2].all()
 
+def test_bsds_folders_with_other_kinds_of_images_litter_and_capitals(tmp_path):
+    root = write_bsds(tmp_path)
+    (root / "images" / "train").rename(root / "images" / "Train")
+    boundaries = root / "groundTruth" / "train" / "8049.mat"
+    for stem, suffix in (("1", ".bmp"), ("2", ".tif"), ("3", ".webp"), ("4", ".PNG")):
+        save(root / "images" / "Train" / f"{stem}{suffix}", (60, 0, 0))
+        (boundaries.parent / f"{stem}.mat").write_bytes(boundaries.read_bytes())
+    (root / "images" / "Train" / "._8049.jpg").write_bytes(b"litter")
+    (root / "images" / "Train" / "folder.jpg").mkdir()
+    assert source_splits(root) == ["train", "validation"]
+    assert load_both_ways(root)["image_id"] == ["1", "2", "3", "4", "8049"]
+    save(root / "images" / "training" / "1.png", (0, 0, 0))
+    with pytest.raises(ValueError, match="Train and training, which both mean the split train"):
+        load_source(root)
+
 
 def test_bsds_errors_name_the_file(tmp_path):
     write_bsds(tmp_path)

@@ -5,7 +5,8 @@ epoch, index of the sample) alone, so workers, processes and restarts do not cha
 
 The operations are those that the method names (flip, rotate, crop, scale, translate, affine, noise, brightness,
 contrast, sharpen, and resolution), applied in this order: flips, scale, affine (shear), rotate, translate, crop,
-`crop_size`; then resolution, brightness, contrast, sharpen, noise.
+`crop_size`; then resolution, brightness, contrast, sharpen, noise. Before all of them come those of `wearer`, which
+take away what should not be learnt from: the wearer, the ground, colour and texture.
 
 Source: CN113298092B, the optional part of step S2 and module M307.
 """
@@ -22,6 +23,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from hf_contour.data.augmentation.warp import EDGE_FILL, Warp, warp_annotations, warp_image, warp_mask
+from hf_contour.data.augmentation.wearer import (
+    WEARER_BOUNDS,
+    WEARER_OPERATIONS,
+    Scene,
+    draw_wearer_operations,
+    hide_wearer,
+)
 
 OPERATIONS = (
     "flip",
@@ -55,6 +63,7 @@ _BOUNDS = {
     "contrast_factor": (0.0, 10.0),
     "sharpen_factor": (0.0, 20.0),
     "noise_std": (0.0, 1.0),
+    **WEARER_BOUNDS,
 }
 
 
@@ -94,6 +103,20 @@ class AugmentationRecipe:
         sharpen_factor: 1 leaves the image as it is.
         noise: add Gaussian noise, drawn for every channel.
         noise_std: standard deviation, as a fraction of the range of values.
+        cut_top: cut the top away, where a wearer's head is.
+        cut_top_fraction: what is cut, as a fraction of the height.
+        cut_bottom: cut the bottom away, where legs are.
+        cut_bottom_fraction: what is cut, as a fraction of the height.
+        exchange_ground: give a plain ground (joined to the border, of one colour) another colour.
+        erase_skin: fill what has the colour of skin with the ground's colour, or the mean where there is no plain
+            ground; if it is more than 40 % of the image it is a garment, and left.
+        erase_top: fill a box at the top, about the middle, likewise.
+        erase_top_fraction: sides of the box as fractions of the image's.
+        erase: fill a box anywhere, likewise. Contours in filled places are not counted.
+        erase_fraction: sides of the box as fractions of the image's.
+        grey: take the colours away.
+        smooth: take texture away by a median filter, which keeps outlines.
+        smooth_size: side of the filter in pixels, made odd.
     """
 
     flip: float = 0.0
@@ -121,9 +144,22 @@ class AugmentationRecipe:
     sharpen_factor: tuple[float, float] = (1.0, 2.0)
     noise: float = 0.0
     noise_std: tuple[float, float] = (0.0, 0.05)
+    cut_top: float = 0.0
+    cut_top_fraction: tuple[float, float] = (0.1, 0.35)
+    cut_bottom: float = 0.0
+    cut_bottom_fraction: tuple[float, float] = (0.1, 0.35)
+    exchange_ground: float = 0.0
+    erase_skin: float = 0.0
+    erase_top: float = 0.0
+    erase_top_fraction: tuple[float, float] = (0.1, 0.3)
+    erase: float = 0.0
+    erase_fraction: tuple[float, float] = (0.1, 0.35)
+    grey: float = 0.0
+    smooth: float = 0.0
+    smooth_size: tuple[float, float] = (3.0, 7.0)
 
     def __post_init__(self) -> None:
-        for name in OPERATIONS:
+        for name in (*OPERATIONS, *WEARER_OPERATIONS):
             _check_number(name, getattr(self, name), 0.0, 1.0)
         for name, (lowest, highest) in _BOUNDS.items():
             object.__setattr__(self, name, _checked_range(name, getattr(self, name), lowest, highest))
@@ -202,6 +238,14 @@ class Augmentation:
                 f"annotations are {annotations.shape[1]}x{annotations.shape[2]}, the image {size[0]}x{size[1]} "
                 "(height x width); draw contours at the size of their image."
             )
+        hidden: dict[str, Any] = {}
+        if any(getattr(self.recipe, name) for name in WEARER_OPERATIONS):
+            # A child of the generator: what the others draw stays as it is without these operations.
+            hidden = draw_wearer_operations(self.recipe, rng.spawn(1)[0])
+        if hidden:
+            scene = hide_wearer(Scene(np.asarray(image), annotations, valid), hidden)
+            image, annotations, valid = Image.fromarray(scene.pixels), scene.annotations, scene.valid
+            size = (image.height, image.width)
         operations = draw_operations(self.recipe, rng)
         if self.recipe.crop_size is not None or GEOMETRIC & operations.keys():
             warp = plan_warp(size, operations, rng, crop_size=self.recipe.crop_size)
@@ -209,7 +253,7 @@ class Augmentation:
             inside = inside if valid is None else inside & warp_mask(valid, warp)
             valid = None if inside.all() else inside
             annotations = None if annotations is None else warp_annotations(annotations, warp)
-        return AugmentedSample(_change_values(image, operations, rng), annotations, valid, operations)
+        return AugmentedSample(_change_values(image, operations, rng), annotations, valid, {**hidden, **operations})
 
 
 def sample_rng(seed: int, epoch: int, index: int, purpose: str = "augment") -> np.random.Generator:
