@@ -79,15 +79,20 @@ def write_all(descriptor: int, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file so that readers see the old text or the new one, never half of it.
+    """Writes a small file of text in one piece; see `write_whole`."""
+    write_whole(path, text.encode("utf-8"))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that readers see the old content or the new one, never half of it.
 
     Raises:
-        OutputError: If it cannot be written; the old text is still there.
+        OutputError: If it cannot be written; the old content is still there.
     """
     unfinished = path.with_name(f"{UNFINISHED}{path.name}")
     with writing(path):
         try:
-            write_bytes(unfinished, text.encode("utf-8"))
+            write_bytes(unfinished, content)
             unfinished.replace(path)
         except BaseException:
             with suppress(OSError):

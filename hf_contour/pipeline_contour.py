@@ -3,6 +3,7 @@
 import base64
 import binascii
 import importlib
+import re
 from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .image_opening_contour import ImageReadError, ImageSource
 
 MODEL_TYPE = "contour_gender"
+# An image as base64 text, of which shorter ones are taken for paths.
+BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+SHORTEST_BASE64 = 64
 ON_ERROR = ("raise", "report")
 SOURCE_TYPES = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor)
 
@@ -28,8 +32,9 @@ class OpensImages(Pipeline):
     The standard pipelines open images themselves: 16-bit ones come out white, floating ones black, transparent
     pixels show whatever lies under them. With a processor that opens images (one that has `process_image`
     taking paths, known by its class's name, as a copy of it can come from a saved folder) the source is handed
-    on as it is: a path, bytes, an http(s) address, a `data:` address, a Pillow image, an array, a tensor, or
-    the `{"bytes", "path"}` of a data set's undecoded image. With any other processor it behaves as its parent.
+    on as it is: a path, bytes, an http(s) or `data:` address, base64 text, an open file, a Pillow image, an array,
+    a tensor, the `{"bytes", "path"}` of a data set's undecoded image, or `{"image": ...}` of one of these. With any
+    other processor it behaves as its parent.
     """
 
     # Left at None, Transformers 5.23 looks for one in the folder, and asks the user to run the folder's code for it.
@@ -43,7 +48,7 @@ class OpensImages(Pipeline):
         """Opens one image.
 
         Args:
-            image: an `ImageSource`, an address, or a mapping with `bytes` and `path`.
+            image: what `image_source` takes.
             timeout: of a download, in seconds; None waits as long as it takes.
             **parameters: of the processor.
 
@@ -55,8 +60,15 @@ class OpensImages(Pipeline):
         """
         if not self._opens_images:
             return super().preprocess(image, timeout=timeout, **parameters)
-        source = _source(image, timeout)
-        return self.image_processor(images=source, return_tensors="pt", **parameters).to(self.dtype)
+        source = image_source(image, timeout)
+        try:
+            return self.image_processor(images=source, return_tensors="pt", **parameters).to(self.dtype)
+        except ValueError as error:
+            name = _name_of(image)
+            # By name: the processor, and with it its error, can be the copy of a saved folder.
+            if name is None or type(error).__name__ != "ImageReadError":
+                raise
+            raise ImageReadError(f"{name}: {error}") from error
 
 
 class ContourImageFeatureExtractionPipeline(OpensImages, ImageFeatureExtractionPipeline):
@@ -144,7 +156,6 @@ class ContourImageClassificationPipeline(OpensImages, ImageClassificationPipelin
         try:
             inputs = super().preprocess(image, timeout=timeout, **parameters)
         except ValueError as error:
-            # By name: the processor, and with it its error, can be the copy of a saved folder.
             if on_error == "raise" or type(error).__name__ != "ImageReadError":
                 raise
             # Empty tensors of one dimension are passed over when images are put together (torch.cat).
@@ -227,23 +238,66 @@ def _by_model(stock: Any, ours: type[Pipeline]) -> type[Pipeline]:
     return ByModel
 
 
-def _source(image: Any, timeout: float | None) -> ImageSource:
-    """What the processor can open, of whatever came."""
+def image_source(image: Any, timeout: float | None = None) -> ImageSource:
+    """What the processor can open, of whatever came.
+
+    Args:
+        image: an `ImageSource`; an http(s) or `data:` address; an image as base64 text; an open file or `BytesIO`,
+            read from where it stands; a mapping with `bytes` and `path`, or with `image`, which is any of these.
+        timeout: of a download, in seconds; None waits as long as it takes.
+
+    Raises:
+        ImageReadError: If it is nothing of the kind, cannot be fetched, or is an error itself.
+    """
     if isinstance(image, ImageReadError):
         raise image
     if isinstance(image, Mapping):
-        content = image.get("bytes")
-        image = content if content is not None else image.get("path")
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
-        return _download(image, timeout)
-    if isinstance(image, str) and image.startswith("data:"):
-        return _decode_data_address(image)
+        return image_source(_of_mapping(image), timeout)
+    if isinstance(image, str):
+        return _of_text(image, timeout)
+    if callable(getattr(image, "read", None)) and not isinstance(image, Image.Image):
+        content = image.read()
+        image = content if isinstance(content, bytes) else image  # refused below: a file opened for text
     if not isinstance(image, SOURCE_TYPES):
         raise ImageReadError(
             f"an image came as {type(image).__name__}; "
-            "expected a path, an address, bytes, a Pillow image, an array or a tensor."
+            "expected a path, an address, bytes, an open file, a Pillow image, an array or a tensor."
         )
     return image
+
+
+def _of_mapping(image: Mapping[str, Any]) -> Any:
+    if image.get("bytes") is not None:
+        return image["bytes"]
+    found = image.get("path") if image.get("path") is not None else image.get("image")
+    if isinstance(found, Mapping) and "image" in found:  # no deeper, or one could go on for ever
+        raise ImageReadError("an image came as a mapping within a mapping; expected bytes, path or image in it.")
+    return found
+
+
+def _of_text(text: str, timeout: float | None) -> str | bytes:
+    if text.startswith(("http://", "https://")):
+        return _download(text, timeout)
+    if text.startswith("data:"):
+        return _decode_base64(text.partition(",")[2], text[:100].partition(",")[0])
+    if len(text) >= SHORTEST_BASE64 and BASE64.fullmatch(text) and not _is_path(text):
+        return _decode_base64(text, f"{text[:40]}... ({len(text)} characters)")
+    return text
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a name
+        return False
+
+
+def _name_of(image: Any) -> str | None:
+    """What an error calls an image that is fetched or decoded before it is opened."""
+    if isinstance(image, Mapping):
+        image = _of_mapping(image)
+    is_address = isinstance(image, str) and image.startswith(("http://", "https://", "data:"))
+    return image[:100].partition(",")[0] if is_address else None
 
 
 def _download(address: str, timeout: float | None) -> bytes:
@@ -256,16 +310,17 @@ def _download(address: str, timeout: float | None) -> bytes:
     return response.content
 
 
-def _decode_data_address(address: str) -> bytes:
-    head, _, content = address.partition(",")
+def _decode_base64(text: str, name: str) -> bytes:
+    """Bytes of base64 text, in which white space means nothing."""
     try:
-        return base64.b64decode(content, validate=True)
-    except binascii.Error as error:
-        raise ImageReadError(f"{head[:100]}: its content is no base64 ({error}); expected an image.") from error
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageReadError(f"{name}: its content is no base64 ({error}); expected an image.") from error
 
 
 __all__ = [
     "ContourImageClassificationPipeline",
     "ContourImageFeatureExtractionPipeline",
+    "image_source",
     "register_pipelines",
 ]

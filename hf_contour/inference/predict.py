@@ -1,238 +1,214 @@
-"""Contours and classes of any images: files, folders, or rows of a data set. A bad image costs only itself."""
+"""Prediction of any number of images: part by part, each written once and whole, by any number of processes."""
 
-import copy
-import csv
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from accelerate import PartialState
-from PIL import Image
-from torch import Tensor, nn
 from tqdm import tqdm
-from transformers.image_utils import SizeDict
 
-from hf_contour.evaluation.run import load_model
-from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.inference.arguments import PredictionArguments
-from hf_contour.inference.inputs import (
-    ImageSource,
-    PredictionReport,
-    data_set_images,
-    find_images,
-    open_images,
-)
+from hf_contour.inference.classification import Classification
+from hf_contour.inference.contours import ContourDrawing, DrawingSettings, map_stem
+from hf_contour.inference.listing import write_listing
+from hf_contour.inference.manifest import model_checksum, settings_of
+from hf_contour.inference.output import PredictionOutput, alone, begin, check_manifest, clear, read_manifest
+from hf_contour.inference.parts import Columns, read_part
+from hf_contour.inference.processes import Place, device_of, wait_for_all
+from hf_contour.inference.tables import table_bytes
+from hf_contour.io import OutputError, write_whole
+
+T = TypeVar("T")
+R = TypeVar("R")
+AHEAD = 2  # batches that are read for each thread before they are wanted
+
+
+@dataclass
+class PredictionReport:
+    """What a process did.
+
+    Attributes:
+        num_rows: rows that it wrote.
+        num_errors: of these, images that could not be read.
+        num_parts: parts of the whole output.
+        num_finished: of these, those that are written by now, by whomever.
+    """
+
+    num_rows: int = 0
+    num_errors: int = 0
+    num_parts: int = 0
+    num_finished: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0: all done; 3: some images could not be read; 1: none of them."""
+        if not self.num_errors:
+            return 0
+        return 3 if self.num_rows > self.num_errors else 1
 
 
 def predict(arguments: PredictionArguments) -> PredictionReport:
-    """Classify images or draw their contours, with a progress bar.
+    """Classify images or draw their contours, going on with what an earlier run of the same command left.
 
     Raises:
         FileNotFoundError: If an input is not there.
-        ValueError: If the model cannot do what is asked.
+        ValueError: If the model cannot do what is asked, or the output was begun with another model or setting.
+        OutputError: If the output cannot be written.
     """
-    output = Path(arguments.output)
-    model = load_model(arguments.model)
-    wanted = "contour_extractor" if arguments.contours else "contour_gender"
-    if model.config.model_type != wanted:
-        raise ValueError(
-            f"{arguments.model} holds a {model.config.model_type} model; expected {wanted}. Contours are drawn by "
-            "an extractor's folder (--contours), classes come from a classifier's."
-        )
-    processor = ContourImageProcessor.from_pretrained(arguments.model)
-    model = model.to(PartialState(cpu=arguments.cpu).device).eval()
-    if arguments.data:
-        sources = data_set_images(
-            arguments.data, split=arguments.split, rows=arguments.rows, config_name=arguments.data_config
-        )
-    else:
-        sources = find_images(arguments.inputs, outside=output)
-    bar = tqdm(sources, desc="images")
-    if not arguments.contours:
-        return classify_images(model, processor, bar, output, batch_size=arguments.batch_size, top_k=arguments.top_k)
-    return draw_contours(
-        model,
-        processor,
-        bar,
-        output,
-        threshold=arguments.threshold,
-        max_side=arguments.max_side,
-        with_levels=arguments.levels,
-        with_image=arguments.with_image,
-    )
+    place = Place.here()
+    output = open_output(arguments, place)
+    report = PredictionReport(num_parts=len(output.parts))
+    missing = len(output.parts) - len(output.finished())
+    if missing and arguments.engine == "ray":
+        from hf_contour.inference.ray_engine import write_with_ray
 
-
-@torch.inference_mode()
-def draw_contours(
-    model: nn.Module,
-    processor: ContourImageProcessor,
-    sources: Iterable[ImageSource],
-    output: Path,
-    *,
-    threshold: float = 0.5,
-    max_side: int = 1024,
-    with_levels: bool = False,
-    with_image: bool = False,
-) -> PredictionReport:
-    """Write the contours of images as PNG, at the size of the images, white on black.
-
-    `NAME_contours.png` is the soft map (255 is certain), `NAME_thin.png` the thin map, `NAME_level0.png` and so on the
-    levels from fine to coarse, and `NAME_image.png` the photograph beside both maps.
-
-    Args:
-        model: a `ContourExtractorForPreTraining` in evaluation mode.
-        processor: of the model; images keep their size, as in training.
-        sources: the images.
-        output: the folder to write to.
-        threshold: of the thin map, in (0, 1).
-        max_side: longer images are made this long before they are read; 0: never.
-        with_levels: also write what each level sees.
-        with_image: also write the photograph beside its maps.
-
-    Returns:
-        What was done and skipped.
-    """
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold is {threshold}; expected a number between 0 and 1.")
-    report = PredictionReport()
-    device = next(model.parameters()).device
-    for source, image in open_images(sources, report):
-        own = processor_for(image, processor, max_side)
-        outputs = model(pixel_values=own(image, return_tensors="pt")["pixel_values"].to(device))
-        target_sizes = [(image.height, image.width)]
-        soft = own.post_process_contours(outputs, target_sizes)[0]
-        thin = own.post_process_contours(outputs, target_sizes, threshold=threshold, thin=True)[0]
-        maps = {"contours": grey_image(soft), "thin": grey_image(thin)}
-        if with_levels:
-            size = outputs.logits.shape[-2:]
-            levels = level_maps(outputs, size, output_stride=model.config.output_stride)
-            for index, level in enumerate(levels):
-                maps[f"level{index}"] = grey_image(level).resize(image.size, Image.Resampling.BILINEAR)
-        if with_image:
-            maps["image"] = beside(image, maps["contours"], maps["thin"])
-        for kind, drawn in maps.items():
-            path = output / f"{source.stem}_{kind}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            drawn.save(path)
-        report.num_done += 1
+        write_with_ray(arguments, output, report)
+    elif missing:
+        _write_parts(PartWriter(arguments, output, place), place, report)
+    report.num_finished = len(output.finished())
     return report
 
 
-def processor_for(image: Image.Image, processor: ContourImageProcessor, max_side: int) -> ContourImageProcessor:
-    """The processor with a size that keeps the image's own, or brings its longer side to `max_side`."""
-    longer = max(image.size)
-    own = copy.copy(processor)
-    own.do_resize, own.do_pad = bool(max_side) and longer > max_side, False
-    if own.do_resize:
-        height, width = (max(round(side * max_side / longer), 1) for side in (image.height, image.width))
-        own.size = SizeDict(height=height, width=width)
-    return own
+def open_output(arguments: PredictionArguments, place: Place) -> PredictionOutput:
+    """The output folder of a command, begun if it was not, refused if it belongs to another."""
+    folder = Path(arguments.output)
+    _check_place(arguments, folder)
+    if arguments.overwrite:
+        if place.rank == 0:
+            clear(folder)
+        wait_for_all(place)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; expected a folder, which gets tables in parts (--format csv for csv).")
+    columns = columns_of(arguments)
+    wanted = {
+        "version": 1,
+        "model": model_checksum(Path(arguments.model)),
+        "inputs": [arguments.data] if arguments.data else arguments.inputs,
+        "settings": settings_of(arguments, device_of(arguments, place).type),
+    }
+    with alone(folder):
+        found = read_manifest(folder)
+        if found is not None:
+            check_manifest(folder, found, wanted)
+        else:
+            lists = partial(
+                write_listing,
+                inputs=arguments.inputs,
+                data=arguments.data,
+                rows_per_part=arguments.rows_per_part,
+                columns=columns,
+                outside=folder,
+            )
+            begin(folder, wanted, write_listing=lists)
+    return PredictionOutput(folder, f".{arguments.format}")
 
 
-def level_maps(outputs: Any, size: Sequence[int], *, output_stride: int) -> list[Tensor]:
-    """What each level sees, from fine to coarse: `(H, W)` in [0, 1] each.
-
-    The probability of the level's own single-channel map where the model has them, else the mean absolute activation
-    relative to its highest value.
-
-    Args:
-        outputs: of a `ContourExtractorForPreTraining`, one image.
-        size: height and width of the model's input.
-        output_stride: pixels of the input to a pixel of the levels.
-    """
-    if outputs.side_logits is not None:
-        return [logits[0, 0].float().sigmoid() for logits in outputs.side_logits]
-    height, width = size
-    maps = []
-    for features in outputs.level_features:
-        activation = features.float().abs().mean(dim=1, keepdim=True)  # (1, 1, H/s, W/s)
-        whole = nn.functional.interpolate(activation, scale_factor=output_stride, mode="bilinear", align_corners=False)
-        maps.append(whole[0, 0, :height, :width] / whole.max().clamp_min(1e-12))
-    return maps
+def columns_of(arguments: PredictionArguments) -> Columns:
+    """How tables and data sets are read."""
+    return Columns(arguments.image_column, arguments.id_column, arguments.split, arguments.data_config)
 
 
-def grey_image(values: Any) -> Image.Image:
-    """A map `(H, W)` in [0, 1], or of booleans, as an 8-bit grey image."""
-    array = values.float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values, dtype=np.float32)
-    return Image.fromarray(np.round(array.clip(0, 1) * 255).astype(np.uint8))
+def _check_place(arguments: PredictionArguments, folder: Path) -> None:
+    for name in arguments.inputs:
+        if "://" not in name and Path(name).is_dir() and folder.exists() and folder.samefile(name):
+            raise ValueError(f"--output is the input folder {name}; name a folder of its own.")
 
 
-def beside(*images: Image.Image) -> Image.Image:
-    """Images of one height side by side, in RGB."""
-    whole = Image.new("RGB", (sum(image.width for image in images), images[0].height))
-    left = 0
-    for image in images:
-        whole.paste(image, (left, 0))
-        left += image.width
-    return whole
-
-
-@torch.inference_mode()
-def classify_images(
-    model: nn.Module,
-    processor: ContourImageProcessor,
-    sources: Iterable[ImageSource],
-    output: Path,
-    *,
-    batch_size: int = 32,
-    top_k: int = 1,
-) -> PredictionReport:
-    """Classify images and write a line `file,label,score` for each of the `top_k` labels of each image.
+class PartWriter:
+    """Answers the rows of a part with several threads, and writes its table in one piece.
 
     Args:
-        model: a `ContourGenderForImageClassification` in evaluation mode.
-        processor: of the model.
-        sources: the images.
-        output: `.csv`, or `.jsonl` with an object on each line.
-        batch_size: images at a time, at least 1.
-        top_k: labels of an image, best first, at least 1.
-
-    Returns:
-        What was done and skipped.
+        arguments: of the prediction.
+        output: the folder, begun by this command.
+        place: of this process among the others.
     """
-    if output.suffix not in (".csv", ".jsonl"):
-        raise ValueError(f"the output is {output}; expected a name that ends with .csv or .jsonl.")
-    if batch_size < 1 or top_k < 1:
-        raise ValueError(f"batch_size is {batch_size} and top_k {top_k}; expected at least 1 of each.")
-    report = PredictionReport()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        if output.suffix == ".csv":
-            table.writerow(["file", "label", "score"])
-        for batch in _batches(open_images(sources, report, opening=processor.opening), batch_size):
-            scores = class_scores(model, processor, [image for _, image in batch])
-            best = scores.topk(min(top_k, scores.shape[1]))
-            for (source, _), values, indices in zip(batch, best.values.tolist(), best.indices.tolist(), strict=True):
-                for value, index in zip(values, indices, strict=True):
-                    row = {"file": source.name, "label": model.config.id2label[index], "score": round(value, 6)}
-                    if output.suffix == ".csv":
-                        table.writerow(row.values())
-                    else:
-                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            report.num_done += len(batch)
-    return report
+
+    def __init__(self, arguments: PredictionArguments, output: PredictionOutput, place: Place):
+        self.arguments, self.output = arguments, output
+        device = device_of(arguments, place)
+        self.answer: Classification | ContourDrawing
+        if arguments.contours:
+            settings = DrawingSettings(arguments.threshold, arguments.max_side, arguments.levels, arguments.with_image)
+            self.answer = ContourDrawing(arguments.model, output.folder, settings, device)
+        else:
+            self.answer = Classification(
+                arguments.model,
+                device,
+                probabilities=arguments.probabilities,
+                embeddings=arguments.embeddings,
+            )
+        self.num_threads = arguments.num_workers or place.num_processors
+        torch.set_num_threads(1)
+        self.pool = ThreadPoolExecutor(self.num_threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def write(self, index: int, *, on_rows: Callable[[int], Any] = lambda count: None) -> tuple[int, int]:
+        """Writes a part.
+
+        Args:
+            index: of the part.
+            on_rows: called with the number of rows of each batch.
+
+        Returns:
+            How many rows it has, and how many of them have an error.
+        """
+        items: Iterator[Any] = read_part(self.output.parts[index], self.output.listing, columns_of(self.arguments))
+        if self.arguments.contours:
+            items = ((map_stem(index, row, item.id), item) for row, item in enumerate(items))
+        rows: list[dict[str, Any]] = []
+        batches = _batches(items, self.arguments.batch_size)
+        for answered in in_threads(self.answer, batches, self.pool, self.num_threads):
+            rows += answered
+            on_rows(len(answered))
+        content = table_bytes(rows, self.answer.columns, self.output.suffix)
+        write_whole(self.output.path(index), content)
+        return len(rows), sum(row["error"] is not None for row in rows)
 
 
-def class_scores(model: nn.Module, processor: ContourImageProcessor, images: Sequence[Image.Image]) -> Tensor:
-    """Probabilities `(B, K)`: a softmax, or a sigmoid for each label where an image may have several."""
-    pixel_values = processor(list(images), return_tensors="pt")["pixel_values"]
-    logits = model(pixel_values=pixel_values.to(next(model.parameters()).device)).logits.float()
-    several = model.config.problem_type == "multi_label_classification"
-    return logits.sigmoid() if several else logits.softmax(dim=1)
+def in_threads(
+    function: Callable[[T], R], values: Iterable[T], pool: ThreadPoolExecutor, num_threads: int
+) -> Iterator[R]:
+    """Results in the order of the values, of which only a few are read before they are wanted."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for value in values:
+            waiting.append(pool.submit(function, value))
+            if len(waiting) >= AHEAD * num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
-def _batches(
-    images: Iterable[tuple[ImageSource, Image.Image]], batch_size: int
-) -> Iterator[list[tuple[ImageSource, Image.Image]]]:
-    batch: list[tuple[ImageSource, Image.Image]] = []
-    for pair in images:
-        batch.append(pair)
+def _batches(items: Iterable[T], batch_size: int) -> Iterator[list[T]]:
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
         if len(batch) == batch_size:
             yield batch
             batch = []
     if batch:
         yield batch
+
+
+def _write_parts(writer: PartWriter, place: Place, report: PredictionReport) -> None:
+    """Writes this process's parts, then what is left of the others': parts of a process that died are nobody's."""
+    output = writer.output
+    known = [part.num_rows for part in output.parts]
+    total = None if None in known else sum(filter(None, known))
+    done = sum(known[index] or 0 for index in output.finished())
+    with tqdm(total=total, initial=done, desc="images", unit="", disable=place.rank > 0) as bar:
+        for index in place.order(len(output.parts)):
+            with output.claim(index) as is_ours:
+                if is_ours:
+                    num_rows, num_errors = writer.write(index, on_rows=bar.update)
+                    report.num_rows += num_rows
+                    report.num_errors += num_errors
+
+
+__all__ = ["OutputError", "PartWriter", "PredictionReport", "open_output", "predict"]

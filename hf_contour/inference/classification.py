@@ -1,0 +1,119 @@
+"""Batches of images to rows of labels and scores."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
+from hf_contour.inference.parts import Item
+from hf_contour.inference.preparing import Preparation, by_shape
+from hf_contour.inference.runtimes import Answers, load_runtime
+
+LABEL_SEPARATOR = "|"  # between the labels of an image that has several
+MULTI_LABEL_THRESHOLD = 0.5
+
+
+class Classification:
+    """Opens, prepares and classifies the images of a batch.
+
+    A row has `id`, `label` (the best; of several-label models those of at least one half, `|` between them), `score`
+    (the highest probability), `abstained` (the score lies below the config's `abstain_threshold`; the label stays)
+    and `error`; on request the probability of each label and the embedding.
+
+    Args:
+        folder: of a classifier, or of its export.
+        device: where PyTorch runs.
+        probabilities: whether to give them all.
+        embeddings: whether to give the pooled features.
+
+    Raises:
+        ValueError: If the folder holds no classifier.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        device: torch.device | None = None,
+        *,
+        probabilities: bool = False,
+        embeddings: bool = False,
+    ):
+        folder = Path(folder)
+        self.config = model_config(folder, "contour_gender")
+        self.names = [self.config["id2label"][key] for key in sorted(self.config["id2label"], key=int)]
+        self.several = self.config.get("problem_type") == "multi_label_classification"
+        self.threshold = 0.0 if self.several else float(self.config.get("abstain_threshold") or 0)
+        self.with_probabilities, self.with_embeddings = probabilities, embeddings
+        self.preparation = Preparation(ContourImageProcessor.from_pretrained(folder))
+        self.runtime: Callable[[Tensor], Answers] = load_runtime(folder, device or torch.device("cpu"))
+
+    @property
+    def columns(self) -> dict[str, type]:
+        """Name and type of each column."""
+        columns: dict[str, type] = {"id": str, "label": str, "score": float}
+        if self.with_probabilities:
+            columns |= {f"probability_{name}": float for name in self.names}
+        if self.with_embeddings:
+            columns["embedding"] = list
+        return {**columns, "abstained": bool, "error": str}
+
+    def __call__(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+        """A row for each image, in their order; those of one batch do not depend on other batches."""
+        rows = [dict.fromkeys(self.columns) | {"id": item.id} for item in items]
+        images: list[Tensor] = []
+        good: list[int] = []
+        for place, item in enumerate(items):
+            try:
+                images.append(self.preparation.image(item))
+                good.append(place)
+            except ImageReadError as error:
+                rows[place]["error"] = printable_error(error, item)
+        for group in by_shape(images):
+            answers = self.runtime(self.preparation.batch([images[index] for index in group]))
+            for position, answer in enumerate(self._answers(answers)):
+                rows[good[group[position]]].update(answer)
+        return rows
+
+    def _answers(self, answers: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        logits = torch.from_numpy(answers["logits"])
+        probabilities = (logits.sigmoid() if self.several else logits.softmax(dim=1)).tolist()
+        found = []
+        for index, row in enumerate(probabilities):
+            score = max(row)
+            chosen = [name for name, value in zip(self.names, row, strict=True) if value >= MULTI_LABEL_THRESHOLD]
+            label = LABEL_SEPARATOR.join(chosen) if self.several else self.names[row.index(score)]
+            answer: dict[str, Any] = {"label": label, "score": score, "abstained": score < self.threshold}
+            if self.with_probabilities:
+                answer |= {f"probability_{name}": value for name, value in zip(self.names, row, strict=True)}
+            if self.with_embeddings:
+                answer["embedding"] = answers["embeddings"][index].tolist()
+            found.append(answer)
+        return found
+
+
+def model_config(folder: Path, wanted: str) -> dict[str, Any]:
+    """The config of a model of the wanted type.
+
+    Raises:
+        ValueError: If the folder holds another, or none.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json; expected a folder of save_pretrained or of hf-contour export.")
+    config = PreTrainedConfig.get_config_dict(folder)[0]
+    if config.get("model_type") != wanted:
+        raise ValueError(
+            f"{folder} holds a {config.get('model_type')} model; expected {wanted}. Contours are drawn by an "
+            "extractor's folder (--contours), classes come from a classifier's."
+        )
+    return dict(config)
+
+
+def printable_error(error: Exception, item: Item) -> str:
+    """The reason in text that can be written anywhere; of an image without a name of its own the id goes first."""
+    text = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if isinstance(item.content, str) else f"{item.id}: {text}"

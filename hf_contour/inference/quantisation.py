@@ -1,0 +1,74 @@
+"""An ONNX program in 8-bit integers, calibrated on images of the kind that it will see."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
+from hf_contour.inference.addresses import IMAGE_SUFFIXES, files_below, suffix_of
+from hf_contour.inference.parts import Item
+from hf_contour.inference.preparing import Preparation
+
+MIN_CALIBRATION = 16  # images, below which ranges are a matter of chance
+
+
+def quantise(path: Path, processor: ContourImageProcessor, images: Sequence[str], *, at_most: int) -> int:
+    """Replaces a float program by one of 8-bit integers; weights by channel, activations by their range.
+
+    Args:
+        path: of the program.
+        processor: of the model.
+        images: files and folders to calibrate on.
+        at_most: so many images, evenly spread over those that are found.
+
+    Returns:
+        How many images it was calibrated on.
+
+    Raises:
+        ValueError: If fewer than `MIN_CALIBRATION` images can be read.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    batches = list(_batches(processor, images, at_most))
+    if len(batches) < MIN_CALIBRATION:
+        raise ValueError(f"{len(batches)} images to calibrate on could be read; expected at least {MIN_CALIBRATION}.")
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # seen as Any
+        def __init__(self) -> None:
+            self.rest = iter(batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.rest, None)
+
+    floats = path.with_name("floats.onnx")
+    path.rename(floats)
+    quantize_static(
+        floats,
+        path,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv"],
+        extra_options={"ActivationSymmetric": False},
+    )
+    floats.unlink()
+    return len(batches)
+
+
+def _batches(processor: ContourImageProcessor, images: Sequence[str], at_most: int) -> Iterator[dict[str, np.ndarray]]:
+    found: list[str] = []
+    for place in images:
+        files = files_below(place, outside=None, left_out=Counter()) if Path(place).is_dir() else [place]
+        found += [file for file in files if suffix_of(file) in IMAGE_SUFFIXES]
+    preparation = Preparation(processor)
+    for file in islice(found, 0, None, max(len(found) // at_most, 1)):
+        try:
+            yield {"pixel_values": preparation.batch([preparation.image(Item(file, file))]).numpy()}
+        except ImageReadError:
+            continue  # fewer are calibrated on, which the folder says
