@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train the contour extractor, the classifier, or both",
     "evaluate": "score a model on a split, with intervals, slices and calibration",
     "predict": "classify images, or draw their contours",
+    "export": "write a model for ONNX Runtime, OpenVINO or TorchScript",
     "calibrate": "fit a classifier's temperature and abstain threshold on held-out images",
     "compare": "compare two classifiers image by image, or train the variants of a plan",
     "check-data": "find unreadable, mislabelled and duplicate images before training",

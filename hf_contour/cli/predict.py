@@ -28,6 +28,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"{arguments.output} was finished already; --overwrite starts anew.")
     else:
         print(f"{report.num_rows} rows written to {arguments.output}, {report.num_errors} of them with an error")
+    for error in report.examples:
+        print(f"error: {error}", file=sys.stderr)
     if report.num_finished < report.num_parts:
         left = report.num_parts - report.num_finished
         print(f"{left} parts are left to other processes; the same command does what they leave", file=sys.stderr)

@@ -16,9 +16,9 @@ from transformers.image_utils import SizeDict
 from hf_contour.evaluation.run import load_model
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError, open_image
 from hf_contour.inference.classification import model_config, printable_error
+from hf_contour.inference.output import MAPS
 from hf_contour.inference.parts import Item
 
-MAPS = "maps"
 NAME_LENGTH = 100  # characters of an image's name that its maps keep
 
 

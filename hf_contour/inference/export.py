@@ -1,5 +1,7 @@
 """A model as a program for ONNX Runtime, OpenVINO or TorchScript, in a folder that `hf-contour predict` reads."""
 
+import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,9 +56,9 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
             num_calibrated = quantise(
                 unfinished / FILES["onnx"], processor, arguments.calibration, at_most=arguments.num_calibration
             )
-        processor.save_pretrained(unfinished)
-        loaded.config.save_pretrained(unfinished)
-        described = {
+        _write_settings(unfinished / "preprocessor_config.json", processor.to_json_string())
+        _write_settings(unfinished / "config.json", loaded.config.to_json_string(use_diff=False))
+        described: dict[str, Any] = {
             "format": arguments.format,
             "file": FILES[arguments.format],
             "size": list(size),
@@ -79,6 +81,11 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     finally:
         remove(unfinished)
     return described
+
+
+def _write_settings(path: Path, text: str) -> None:
+    """A config without the names of the code that a model folder has beside it."""
+    write_json(path, {name: value for name, value in json.loads(text).items() if name != "auto_map"})
 
 
 def _size(given: Sequence[int], processor: ContourImageProcessor) -> tuple[int, int]:
@@ -141,7 +148,8 @@ def _write_openvino(model: AnsweringModel, pixels: Tensor, path: Path) -> None:
 
 
 def _write_torchscript(model: AnsweringModel, pixels: Tensor, path: Path) -> None:
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch would rather have another format, and tracing fixes the size
         torch.jit.freeze(torch.jit.trace(model, (pixels,))).save(path)
 
 

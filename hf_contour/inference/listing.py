@@ -20,6 +20,7 @@ from hf_contour.inference.addresses import (
     TAR_SUFFIXES,
     files_below,
     is_address,
+    is_litter,
     open_stream,
     printable,
     suffix_of,
@@ -45,6 +46,12 @@ class ListingWriter:
         self.num_parts = 0
         self._files: list[tuple[str, str]] = []
         self._parts = (folder / PARTS_FILE).open("w", encoding="ascii")
+
+    def __enter__(self) -> "ListingWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._parts.close()
 
     def add_file(self, name: str, place: str) -> None:
         """Adds a single image: the id of its row, and where it is."""
@@ -73,7 +80,6 @@ class ListingWriter:
     def finish(self) -> int:
         """Writes what is left; gives the number of parts."""
         self._end_list()
-        self._parts.close()
         return self.num_parts
 
     def _end_list(self) -> None:
@@ -134,14 +140,14 @@ def write_listing(
         FileNotFoundError: If an input is not there.
         ValueError: If a folder has no image, a table no such column, or there is nothing at all.
     """
-    listing = ListingWriter(folder, rows_per_part=rows_per_part, columns=columns)
     left_out: Counter[str] = Counter()
-    if data is not None:
-        listing.add_data(data)
-    for name in inputs:
-        for place in _matches(name):
-            _add_input(listing, place, outside=outside, left_out=left_out)
-    num_parts = listing.finish()
+    with ListingWriter(folder, rows_per_part=rows_per_part, columns=columns) as listing:
+        if data is not None:
+            listing.add_data(data)
+        for name in inputs:
+            for place in _matches(name):
+                _add_input(listing, place, outside=outside, left_out=left_out)
+        num_parts = listing.finish()
     if not num_parts:
         raise ValueError(f"{', '.join(map(printable, inputs)) or data} holds no row; there is nothing to predict.")
     for reason, count in left_out.items():
@@ -163,7 +169,8 @@ def _matches(name: str) -> list[str]:
     system, pattern = fsspec.core.url_to_fs(name)
     if system.exists(pattern):
         return [name]
-    found = [system.unstrip_protocol(place) for place in sorted(system.glob(pattern))]
+    places = [place for place in sorted(system.glob(pattern)) if not is_litter(place.rpartition("/")[2])]
+    found = [system.unstrip_protocol(place) for place in places]
     if not found:
         raise FileNotFoundError(f"{name} matches nothing.")
     return found

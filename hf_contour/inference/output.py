@@ -8,6 +8,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ from hf_contour.io import OutputError, discard, put_in_place, remove, remove_lef
 MANIFEST = "_manifest.json"
 LISTING = "_listing"
 LOCKS = "_locks"
-MANIFEST_VERSION = 1
+MAPS = "maps"
+OURS = re.compile(rf"{MANIFEST}|{LISTING}|{LOCKS}|{MAPS}|part-\d+\..*|\.(unfinished|discarded)-.*")
 
 
 class PredictionOutput:
@@ -112,16 +114,28 @@ def check_manifest(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, 
         )
 
 
+def check_ours(folder: Path) -> None:
+    """Refuses a folder that holds what no prediction wrote; one that is absent or empty is good.
+
+    Raises:
+        ValueError: Naming the folder and an entry.
+    """
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; expected a folder, which gets tables in parts (--format csv for csv).")
+    others = [entry.name for entry in folder.iterdir() if not OURS.fullmatch(entry.name)] if folder.exists() else []
+    if others:
+        raise ValueError(f"{folder} holds {sorted(others)[0]!r}, which no prediction wrote; give another --output.")
+
+
 def clear(folder: Path) -> None:
     """Deletes an earlier output.
 
     Raises:
         ValueError: If the folder holds something else.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    check_ours(folder)
+    if not folder.exists():
         return
-    if not (folder / MANIFEST).is_file() and not (folder / LOCKS).is_dir():
-        raise ValueError(f"{folder} is no output of a prediction, and is not deleted; give another --output.")
     with writing(folder):
         discard(folder)
 
@@ -135,11 +149,8 @@ def begin(folder: Path, manifest: Mapping[str, Any], *, write_listing: Any) -> N
         write_listing: called with an empty folder, fills it with the listing.
 
     Raises:
-        ValueError: If the folder holds something else.
         OutputError: If it cannot be written.
     """
-    if any(entry.name != LOCKS and not entry.name.startswith((".", "_")) for entry in folder.iterdir()):
-        raise ValueError(f"{folder} holds other files; give a new folder with --output.")
     with writing(folder):
         remove_leftovers(folder)
         remove(folder / LISTING)

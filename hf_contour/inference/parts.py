@@ -23,8 +23,9 @@ from hf_contour.inference.addresses import (
     read_bytes,
     suffix_of,
 )
-from hf_contour.pipeline_contour import image_source
+from hf_contour.pipeline_contour import BASE64, image_source
 
+LONGEST_PATH = 512  # characters; text that is longer and base64 is an image itself
 ROWS_AT_A_TIME = 64  # of a Parquet file, held in memory
 
 
@@ -139,10 +140,11 @@ def cell_content(value: Any, table: str) -> Any:
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if not isinstance(value, str) or is_address(value) or value.startswith("data:"):
         return value
-    if is_address(table):
+    if is_address(table) and not value.startswith("/"):
         return f"{table.rpartition('/')[0]}/{value}"
-    beside = Path(table).parent / value
-    return value if len(value) > 4096 else str(beside)  # no path is so long: an image as text
+    if len(value) >= LONGEST_PATH and BASE64.fullmatch(value):
+        return value
+    return str(Path(table).parent / value)
 
 
 def _members(tar: str) -> Iterator[Item]:

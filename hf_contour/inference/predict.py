@@ -1,9 +1,9 @@
 """Prediction of any number of images: part by part, each written once and whole, by any number of processes."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,15 @@ from hf_contour.inference.classification import Classification
 from hf_contour.inference.contours import ContourDrawing, DrawingSettings, map_stem
 from hf_contour.inference.listing import write_listing
 from hf_contour.inference.manifest import model_checksum, settings_of
-from hf_contour.inference.output import PredictionOutput, alone, begin, check_manifest, clear, read_manifest
+from hf_contour.inference.output import (
+    PredictionOutput,
+    alone,
+    begin,
+    check_manifest,
+    check_ours,
+    clear,
+    read_manifest,
+)
 from hf_contour.inference.parts import Columns, read_part
 from hf_contour.inference.processes import Place, device_of, wait_for_all
 from hf_contour.inference.tables import table_bytes
@@ -24,6 +32,7 @@ from hf_contour.io import OutputError, write_whole
 
 T = TypeVar("T")
 R = TypeVar("R")
+MAX_EXAMPLES = 5
 AHEAD = 2  # batches that are read for each thread before they are wanted
 
 
@@ -34,14 +43,22 @@ class PredictionReport:
     Attributes:
         num_rows: rows that it wrote.
         num_errors: of these, images that could not be read.
+        examples: the first of these errors.
         num_parts: parts of the whole output.
         num_finished: of these, those that are written by now, by whomever.
     """
 
     num_rows: int = 0
     num_errors: int = 0
+    examples: list[str] = field(default_factory=list)
     num_parts: int = 0
     num_finished: int = 0
+
+    def add(self, num_rows: int, errors: Sequence[str]) -> None:
+        """Counts a part that was written."""
+        self.num_rows += num_rows
+        self.num_errors += len(errors)
+        self.examples += errors[: MAX_EXAMPLES - len(self.examples)]
 
     @property
     def exit_code(self) -> int:
@@ -81,8 +98,8 @@ def open_output(arguments: PredictionArguments, place: Place) -> PredictionOutpu
         if place.rank == 0:
             clear(folder)
         wait_for_all(place)
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file; expected a folder, which gets tables in parts (--format csv for csv).")
+    if read_manifest(folder) is None:
+        check_ours(folder)
     columns = columns_of(arguments)
     wanted = {
         "version": 1,
@@ -145,7 +162,7 @@ class PartWriter:
         torch.set_num_threads(1)
         self.pool = ThreadPoolExecutor(self.num_threads, initializer=torch.set_num_threads, initargs=(1,))
 
-    def write(self, index: int, *, on_rows: Callable[[int], Any] = lambda count: None) -> tuple[int, int]:
+    def write(self, index: int, *, on_rows: Callable[[int], Any] | None = None) -> tuple[int, list[str]]:
         """Writes a part.
 
         Args:
@@ -153,7 +170,7 @@ class PartWriter:
             on_rows: called with the number of rows of each batch.
 
         Returns:
-            How many rows it has, and how many of them have an error.
+            How many rows it has, and the errors among them.
         """
         items: Iterator[Any] = read_part(self.output.parts[index], self.output.listing, columns_of(self.arguments))
         if self.arguments.contours:
@@ -162,10 +179,11 @@ class PartWriter:
         batches = _batches(items, self.arguments.batch_size)
         for answered in in_threads(self.answer, batches, self.pool, self.num_threads):
             rows += answered
-            on_rows(len(answered))
+            if on_rows is not None:
+                on_rows(len(answered))
         content = table_bytes(rows, self.answer.columns, self.output.suffix)
         write_whole(self.output.path(index), content)
-        return len(rows), sum(row["error"] is not None for row in rows)
+        return len(rows), [row["error"] for row in rows if row["error"] is not None]
 
 
 def in_threads(
@@ -206,9 +224,7 @@ def _write_parts(writer: PartWriter, place: Place, report: PredictionReport) -> 
         for index in place.order(len(output.parts)):
             with output.claim(index) as is_ours:
                 if is_ours:
-                    num_rows, num_errors = writer.write(index, on_rows=bar.update)
-                    report.num_rows += num_rows
-                    report.num_errors += num_errors
+                    report.add(*writer.write(index, on_rows=bar.update))
 
 
 __all__ = ["OutputError", "PartWriter", "PredictionReport", "open_output", "predict"]

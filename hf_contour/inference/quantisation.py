@@ -37,7 +37,7 @@ def quantise(path: Path, processor: ContourImageProcessor, images: Sequence[str]
     if len(batches) < MIN_CALIBRATION:
         raise ValueError(f"{len(batches)} images to calibrate on could be read; expected at least {MIN_CALIBRATION}.")
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # seen as Any
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.rest = iter(batches)
 

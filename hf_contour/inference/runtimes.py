@@ -6,6 +6,7 @@ an answer does not depend on how many there are.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -119,7 +120,9 @@ def _openvino(path: Path) -> Callable[[Tensor], list[np.ndarray]]:
 
 
 def _torchscript(path: Path) -> Callable[[Tensor], list[np.ndarray]]:
-    module = torch.jit.load(path, map_location="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch would rather have another format
+        module = torch.jit.load(path, map_location="cpu")
 
     def run(pixel_values: Tensor) -> list[np.ndarray]:
         with torch.inference_mode():

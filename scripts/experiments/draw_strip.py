@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from hf_contour.data.garments.drawing import draw_garment
 from hf_contour.image_processing_contour import ContourImageProcessor
-from hf_contour.inference.predict import grey_image, level_maps
+from hf_contour.inference.contours import grey_image, level_maps
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 
 HEADER = 16  # pixels

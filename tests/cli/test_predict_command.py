@@ -1,4 +1,4 @@
-"""`hf-contour predict` on tiny models: tables, drawings, exit codes."""
+"""`hf-contour predict` and `hf-contour export` on tiny models: tables, drawings, exit codes."""
 
 import json
 from dataclasses import replace
@@ -11,38 +11,40 @@ from commands import direct_probabilities, photo, read_png, read_table, run
 from PIL import Image
 
 from hf_contour import ContourExtractorForPreTraining
-from hf_contour.inference.inputs import find_images
-from hf_contour.inference.predict import level_maps
+from hf_contour.inference.contours import level_maps, map_stem
 
 
-def test_predict_classifies_and_skips_the_bad_image(
+def test_predict_classifies_and_names_the_bad_image(
     classifier_folder: Path,
     image_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output = tmp_path / "scores.csv"
-    flags = ["--model", classifier_folder, "--inputs", image_folder, "--output", output, "--batch_size", 2]
+    output = tmp_path / "scores"
+    flags = ["--model", classifier_folder, "--inputs", image_folder, "--output", output, "--format", "csv"]
     assert run("predict", *flags) == 3
-    rows = read_table(output)
-    names = ["0.png", "1.png", "2.png", "inside/0.png"]
-    assert [row["file"] for row in rows] == [str(image_folder / name) for name in names]
-    probs = direct_probabilities(classifier_folder, [image_folder / name for name in names])
-    assert [row["label"] for row in rows] == [["men", "women"][k] for k in probs.argmax(axis=1)]
-    assert [float(row["score"]) for row in rows] == pytest.approx(probs.max(axis=1), abs=1e-4)
+    rows = read_table(output / "part-000000.csv")
+    names = ["0.png", "1.png", "2.png", "broken.jpg", "inside/0.png"]
+    assert [row["id"] for row in rows] == [str(image_folder / name) for name in names]
+    good = [row for row in rows if not row["error"]]
+    probs = direct_probabilities(classifier_folder, [row["id"] for row in good])
+    assert [row["label"] for row in good] == [["men", "women"][k] for k in probs.argmax(axis=1)]
+    assert [float(row["score"]) for row in good] == pytest.approx(probs.max(axis=1), abs=1e-4)
     captured = capsys.readouterr()
-    assert "4 images done, 1 skipped" in captured.out
+    assert "5 rows written" in captured.out
+    assert "1 of them with an error" in captured.out
     assert "broken.jpg" in captured.err
-
-
-def test_predict_writes_json_lines_of_rows(classifier_folder: Path, parquet: Path, tmp_path: Path) -> None:
-    output = tmp_path / "scores.jsonl"
-    flags = ["--model", classifier_folder, "--data", parquet, "--rows", 5, 2, "--top_k", 2, "--output", output]
     assert run("predict", *flags) == 0
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["file"].rsplit(" ", 1)[1] for row in rows] == ["5", "5", "2", "2"]
-    assert rows[0]["score"] >= rows[1]["score"]
-    assert rows[0]["score"] + rows[1]["score"] == pytest.approx(1, abs=1e-5)
+    assert "was finished already; --overwrite starts anew" in capsys.readouterr().out
+
+
+def test_predict_reads_a_data_set_without_its_labels(classifier_folder: Path, parquet: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores"
+    flags = ["--model", classifier_folder, "--data", parquet, "--format", "jsonl", "--probabilities"]
+    assert run("predict", *flags, "--id_column", "cluster", "--output", output) == 0
+    rows = [json.loads(line) for line in (output / "part-000000.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["0", "0", "0", "1", "1", "1", "2"]
+    assert all(row["probability_men"] + row["probability_women"] == pytest.approx(1, abs=1e-5) for row in rows)
 
 
 def test_predict_draws_contours_at_the_size_of_the_image(
@@ -50,16 +52,18 @@ def test_predict_draws_contours_at_the_size_of_the_image(
 ) -> None:
     output = tmp_path / "drawn"
     flags = ["--model", extractor_folder, "--contours", "--inputs", image_folder, "--output", output]
-    assert run("predict", *flags) == 3
-    written = sorted(str(path.relative_to(output)) for path in output.rglob("*.png"))
-    stems = ["0", "1", "2", "inside/0"]
-    assert written == sorted(f"{stem}_{kind}.png" for stem in stems for kind in ("contours", "thin"))
+    assert run("predict", *flags, "--format", "csv") == 3
+    written = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.png"))
+    stems = ["000000_0", "000001_1", "000002_2", "000004_0"]
+    assert written == sorted(f"maps/000000/{stem}_{kind}.png" for stem in stems for kind in ("contours", "thin"))
+    rows = read_table(output / "part-000000.csv")
+    assert [bool(row["error"]) for row in rows] == [False, False, False, True, False]
     model = ContourExtractorForPreTraining.from_pretrained(extractor_folder).eval()
     pixels = torch.from_numpy(np.asarray(photo(0)).copy()).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         expected = model((pixels - 0.5) / 0.5).logits[0, 0].sigmoid().numpy()
-    soft = read_png(output / "0_contours.png")
-    thin = read_png(output / "0_thin.png")
+    soft = read_png(output / rows[0]["contours"])
+    thin = read_png(output / rows[0]["thin"])
     assert soft == pytest.approx(expected * 255, abs=1)
     assert set(np.unique(thin)) <= {0, 255}
     assert (thin > 0).sum() <= (expected >= 0.5).sum()
@@ -71,24 +75,26 @@ def test_predict_draws_levels_and_the_image_only_when_asked(
     output = tmp_path / "drawn"
     flags = ["--model", extractor_folder, "--contours", "--inputs", image_folder / "1.png", "--output", output]
     assert run("predict", *flags, "--levels", "--with_image") == 0
-    assert sorted(path.name for path in output.iterdir()) == [
-        "1_contours.png",
-        "1_image.png",
-        "1_level0.png",
-        "1_level1.png",
-        "1_thin.png",
-    ]
-    whole = read_png(output / "1_image.png")
+    folder = output / "maps" / "000000"
+    kinds = ["contours", "image", "level0", "level1", "thin"]
+    assert sorted(path.name for path in folder.iterdir()) == [f"000000_1_{kind}.png" for kind in kinds]
+    whole = read_png(folder / "000000_1_image.png")
     assert whole.shape == (30, 3 * 40, 3)
     assert np.array_equal(whole[:, :40], np.asarray(photo(1)))
-    assert read_png(output / "1_level1.png").shape == (30, 40)
+    assert read_png(folder / "000000_1_level1.png").shape == (30, 40)
 
 
 def test_predict_makes_large_images_small(extractor_folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (200, 90), "white").save(tmp_path / "large.png")
     flags = ["--model", extractor_folder, "--contours", "--inputs", tmp_path / "large.png", "--max_side", 64]
     assert run("predict", *flags, "--levels", "--output", tmp_path / "drawn") == 0
-    assert {read_png(path).shape for path in (tmp_path / "drawn").iterdir()} == {(90, 200)}
+    assert {read_png(path).shape for path in (tmp_path / "drawn").rglob("*.png")} == {(90, 200)}
+
+
+def test_names_of_maps_fit_any_disk_and_are_distinct() -> None:
+    assert map_stem(0, 7, "a/b c.d.png") == "maps/000000/000007_b_c.d"
+    assert map_stem(0, 8, "shards/x.tar::y/shirt.png") == "maps/000000/000008_shirt"
+    assert len(map_stem(1, 2, "é" * 245 + ".png").encode()) < 140
 
 
 def test_level_maps_are_relative_mean_activation(extractor_folder: Path) -> None:
@@ -110,9 +116,10 @@ def test_level_maps_are_relative_mean_activation(extractor_folder: Path) -> None
     [
         (["--inputs", "no_such.png"], 2, "no_such.png is not there"),
         ([], 2, "--inputs"),
-        (["--inputs", "BROKEN"], 1, "0 images done, 1 skipped"),
+        (["--inputs", "BROKEN"], 1, "1 rows written"),
         (["--inputs", "BROKEN", "--contours"], 2, "expected contour_extractor"),
         (["--inputs", "BROKEN", "--levels"], 2, "add --contours"),
+        (["--inputs", "BROKEN", "--format", "xlsx"], 2, "expected one of parquet, csv, jsonl"),
     ],
 )
 def test_exit_codes_of_predict(
@@ -125,18 +132,17 @@ def test_exit_codes_of_predict(
     message: str,
 ) -> None:
     given = [str(image_folder / "broken.jpg") if flag == "BROKEN" else flag for flag in flags]
-    shared = ["--model", classifier_folder, "--output", tmp_path / "x.csv"]
+    shared = ["--model", classifier_folder, "--output", tmp_path / "x"]
     assert run("predict", *shared, *given) == code
     captured = capsys.readouterr()
     assert message in captured.out + captured.err
 
 
-def test_images_of_one_name_do_not_overwrite_each_other(image_folder: Path) -> None:
-    photo(0).save(image_folder / "0.bmp")
-    sources = find_images([str(image_folder), str(image_folder / "inside" / "0.png")])
-    stems = [source.stem for source in sources]
-    assert stems == ["0", "0_2", "1", "2", "broken", "inside/0", "0_3"]
-    left = find_images([str(image_folder)], outside=image_folder / "inside")
-    assert all("inside" not in source.name for source in left)
-    with pytest.raises(ValueError, match="holds no image"):
-        find_images([str(image_folder / "inside")], outside=image_folder)
+def test_export_writes_a_folder_once(
+    classifier_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model", classifier_folder, "--output", tmp_path / "exported", "--format", "torchscript"]
+    assert run("export", *flags) == 0
+    assert "logits differ from PyTorch's by at most" in capsys.readouterr().out
+    assert run("export", *flags) == 2
+    assert "is there already" in capsys.readouterr().err

@@ -17,8 +17,6 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_contour.data.samples import ContourSamples, SampleBuilder, collate_gender
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
-from hf_contour.inference.inputs import find_images
-from hf_contour.inference.predict import classify_images
 from hf_contour.pipeline_contour import ContourImageClassificationPipeline
 from hf_contour.training.order import PlacedSamples, SampleOrder
 from hf_contour.training.run import run_stage
@@ -144,20 +142,6 @@ def test_other_processors_know_no_reports() -> None:
     classify = pipeline(TASK, model=ViTForImageClassification(config), image_processor=processor, device="cpu")
     with pytest.raises(ValueError, match=r"on_error came with a ViTImageProcessor"):
         classify([colours()], on_error="report")
-
-
-def test_bulk_prediction_skips_and_reports(model: torch.nn.Module, tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number, content in enumerate([*good_images(3), CUT, b"", *good_images(2)]):
-        (folder / f"{number}.png").write_bytes(content)
-    sources = find_images([str(folder)])
-    processor = ContourImageProcessor(size=SIZE)
-    report = classify_images(model, processor, sources, tmp_path / "table.csv", batch_size=2)
-    lines = (tmp_path / "table.csv").read_text().splitlines()[1:]
-    assert [Path(line.split(",")[0]).name for line in lines] == [f"{number}.png" for number in (0, 1, 2, 5, 6)]
-    assert [Path(name).name for name, _ in report.skipped] == ["3.png", "4.png"]
-    assert (report.num_done, report.exit_code) == (5, 3)
 
 
 def training_rows(bad: set[int], count: int = 12) -> datasets.Dataset:

@@ -2,6 +2,7 @@
 
 import base64
 import http.server
+import io
 import logging
 import threading
 from pathlib import Path
@@ -28,7 +29,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from hf_contour import ContourGenderModel
 from hf_contour.data.samples import ContourSamples
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
-from hf_contour.inference.inputs import ImageSource, PredictionReport, open_images
+from hf_contour.inference.parts import Item
+from hf_contour.inference.preparing import Preparation
 from hf_contour.pipeline_contour import ContourImageClassificationPipeline, register_pipelines
 
 TASK = "image-classification"
@@ -85,10 +87,8 @@ def test_reduced_decoding_gives_one_tensor_in_training_in_use_and_in_bulk(
     expected = processor(path, return_tensors="pt")["pixel_values"]
     classify = pipeline(TASK, model=model, image_processor=processor, device="cpu")
     assert torch.equal(classify.preprocess(str(path))["pixel_values"], expected)
-    sources = [ImageSource(path.name, str(path), path.stem)]
-    ((_, photo),) = open_images(sources, PredictionReport(), opening=processor.opening)
-    assert photo.size == (30, 40)
-    assert torch.equal(processor(photo, return_tensors="pt")["pixel_values"], expected)
+    preparation = Preparation(processor)
+    assert torch.equal(preparation.batch([preparation.image(Item(path.name, str(path)))]), expected)
     row = {"image": {"bytes": None, "path": str(path)}, "label": 0}
     features = Features({"image": datasets.Image(decode=False), "label": ClassLabel(names=["a", "b"])})
     rows = datasets.Dataset.from_list([row], features=features)
@@ -166,6 +166,24 @@ def test_arrays_tensors_and_data_addresses(classify: ContourImageClassificationP
         assert as_dict(classify(source)) == expected
     with pytest.raises(ImageReadError, match=r"data:image/png;base64: its content is no base64"):
         classify("data:image/png;base64,????")
+
+
+def test_images_in_other_wrappings(classify: ContourImageClassificationPipeline, tmp_path: Path) -> None:
+    """As the stock pipeline takes them, with line breaks in base64, and some that it does not take."""
+    content = encode(Image.fromarray(colours()), "png")
+    expected = as_dict(classify(content))
+    text = base64.encodebytes(content).decode()  # in lines of 76 letters
+    (tmp_path / "shirt.png").write_bytes(content)
+    with (tmp_path / "shirt.png").open("rb") as file:
+        sources = [text, text.replace("\n", ""), f"data:image/png;base64,\n{text}", io.BytesIO(content), file]
+        sources += [{"image": content}, {"image": {"bytes": content, "path": None}}, {"image": text}]
+        assert [as_dict(classify(source)) for source in sources] == [expected] * len(sources)
+    with pytest.raises(ImageReadError, match="data:text/html;base64: 13 bytes: an HTML page"):
+        classify("data:text/html;base64," + base64.b64encode(b"<html></html>").decode())
+    with pytest.raises(ImageReadError, match="an image came as StringIO"):
+        classify(io.StringIO("text"))
+    with pytest.raises(ImageReadError, match="a mapping within a mapping"):
+        classify({"image": {"image": content}})
 
 
 def test_unreadable_images_are_named(classify: ContourImageClassificationPipeline, tmp_path: Path) -> None:
