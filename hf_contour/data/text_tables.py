@@ -82,7 +82,7 @@ def read_table(path: Path, *, image_column: str = "image") -> TextTable:
 
 def header_of(path: Path, *, image_column: str = "image") -> list[str]:
     """Names of the columns of a csv, blanks at their ends removed."""
-    first, _ = _split_header(path, _decoded(path), image_column)
+    first, _ = split_header(path, _decoded(path), image_column)
     return first
 
 
@@ -120,8 +120,11 @@ def _decoded(path: Path) -> str:
         ) from error
 
 
-def _split_header(path: Path, text: str, image_column: str) -> tuple[list[str], str]:
-    """The header's names and the delimiter: that which gives the image column, else that which gives most names."""
+def split_header(path: Path, text: str, image_column: str) -> tuple[list[str], str]:
+    """The header's names, of a table's first lines, and the delimiter.
+
+    That is the delimiter which gives the image column, else the one which gives most names.
+    """
     line = next((line for line in text.splitlines() if line.strip()), "")
     headers = {}
     for delimiter in _DELIMITERS:
@@ -137,7 +140,7 @@ def _split_header(path: Path, text: str, image_column: str) -> tuple[list[str], 
 
 
 def _csv(path: Path, text: str, image_column: str) -> TextTable:
-    names, delimiter = _split_header(path, text, image_column)
+    names, delimiter = split_header(path, text, image_column)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[list[str]] = []
     is_header = True

@@ -1,6 +1,6 @@
 """Where images lie: paths of this machine and addresses of fsspec, found in a stable order and read.
 
-Names that are no UTF-8 keep their bytes (Python's surrogates); `printable` makes text of them.
+Names that are no UTF-8 keep their bytes (Python's surrogates).
 """
 
 import itertools
@@ -12,13 +12,9 @@ from typing import Any
 
 import fsspec
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".heic", ".heif"}
-)
-TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+from hf_contour.data.file_names import HEIF_SUFFIXES, image_suffixes, is_litter
+
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-LITTER = frozenset({"@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"})  # what machines leave beside images
 SORTED_NAMES = 1_000_000  # of a folder with more, that many at a time are sorted
 
 
@@ -27,14 +23,14 @@ def is_address(text: str) -> bool:
     return "://" in text and not text.startswith("data:")
 
 
-def printable(name: str) -> str:
-    r"""A name as text that can be written anywhere: bytes that are no UTF-8 become `\xe9`."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder begins with a point, or was left by a system or tool."""
+    return name.startswith(".") or is_litter(name)
 
 
-def is_litter(name: str) -> bool:
-    """Whether a file or folder is hidden, or of the kind that machines leave behind."""
-    return name.startswith(".") or name in LITTER
+def listed_suffixes() -> frozenset[str]:
+    """Suffixes of images; of HEIC also where nothing reads it, so that a row says so."""
+    return image_suffixes() | HEIF_SUFFIXES
 
 
 def suffix_of(name: str) -> str:
@@ -85,7 +81,7 @@ def _files_in(
         while names := sorted((entry.name, entry.is_dir()) for entry in itertools.islice(entries, SORTED_NAMES)):
             for name, is_folder in names:
                 path = f"{folder.rstrip('/')}/{name}"
-                if is_litter(name):
+                if is_hidden(name):
                     left_out["hidden"] += 1
                 elif not is_folder:
                     yield path
@@ -98,7 +94,7 @@ def _files_in(
 def _files_at(address: str, left_out: Counter[str]) -> Iterator[str]:
     system, root = fsspec.core.url_to_fs(address)
     for place, folders, files in system.walk(root):
-        hidden = [name for name in (*folders, *files) if is_litter(name)]
+        hidden = [name for name in (*folders, *files) if is_hidden(name)]
         left_out["hidden"] += len(hidden)
         folders[:] = sorted(name for name in folders if name not in hidden)
         for name in sorted(name for name in files if name not in hidden):

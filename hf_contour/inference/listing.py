@@ -14,15 +14,15 @@ from pathlib import Path
 import fsspec
 import pyarrow.parquet as pq
 
+from hf_contour.data.file_names import printable
+from hf_contour.data.text_tables import TEXT_SUFFIXES
 from hf_contour.inference.addresses import (
-    IMAGE_SUFFIXES,
-    TABLE_SUFFIXES,
     TAR_SUFFIXES,
     files_below,
     is_address,
-    is_litter,
+    is_hidden,
+    listed_suffixes,
     open_stream,
-    printable,
     suffix_of,
 )
 from hf_contour.inference.parts import Columns, Part, csv_rows, streamed, write_file_list
@@ -61,7 +61,7 @@ class ListingWriter:
 
     def add_table(self, place: str) -> None:
         """Adds a csv or Parquet table, or a tar."""
-        if suffix_of(place) in TABLE_SUFFIXES:
+        if suffix_of(place) in TEXT_SUFFIXES:
             for name, content in csv_rows(place, self.columns):
                 self.add_file(name, content)
             return
@@ -169,7 +169,7 @@ def _matches(name: str) -> list[str]:
     system, pattern = fsspec.core.url_to_fs(name)
     if system.exists(pattern):
         return [name]
-    places = [place for place in sorted(system.glob(pattern)) if not is_litter(place.rpartition("/")[2])]
+    places = [place for place in sorted(system.glob(pattern)) if not is_hidden(place.rpartition("/")[2])]
     found = [system.unstrip_protocol(place) for place in places]
     if not found:
         raise FileNotFoundError(f"{name} matches nothing.")
@@ -202,20 +202,20 @@ def _kind_of(place: str) -> str:
 
 
 def _is_table(place: str) -> bool:
-    return suffix_of(place) in {*TABLE_SUFFIXES, *TAR_SUFFIXES, ".parquet"}
+    return suffix_of(place) in {*TEXT_SUFFIXES, *TAR_SUFFIXES, ".parquet"}
 
 
 def _add_folder(listing: ListingWriter, folder: str, *, outside: Path | None, left_out: Counter[str]) -> None:
     """The images of a folder; where it has none, its Parquet files and tars."""
     shards: list[str] = []
-    has_images = False
+    has_images, images = False, listed_suffixes()
     others: Counter[str] = Counter()
     for file in files_below(folder, outside=outside, left_out=left_out):
         suffix = suffix_of(file)
-        if suffix in IMAGE_SUFFIXES:
+        if suffix in images:
             has_images = True
             listing.add_file(printable(file), file)
-        elif _is_table(file) and suffix not in TABLE_SUFFIXES:
+        elif _is_table(file) and suffix not in TEXT_SUFFIXES:
             shards.append(file)
         else:
             others[suffix or "no suffix"] += 1
@@ -224,8 +224,7 @@ def _add_folder(listing: ListingWriter, folder: str, *, outside: Path | None, le
     elif not shards:
         seen = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3)) or "nothing"
         raise ValueError(
-            f"{printable(folder)} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), Parquet file or tar; it holds "
-            f"{seen}."
+            f"{printable(folder)} holds no image ({', '.join(sorted(images))}), Parquet file or tar; it holds {seen}."
         )
     for shard in [] if has_images else shards:
         listing.add_table(shard)

@@ -3,23 +3,24 @@
 import csv
 import gzip
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from hf_contour.data.file_names import printable
+from hf_contour.data.text_tables import split_header
 from hf_contour.image_processing_contour import ImageReadError
 from hf_contour.inference.addresses import (
-    IMAGE_SUFFIXES,
     is_address,
-    is_litter,
+    is_hidden,
+    listed_suffixes,
     open_stream,
-    printable,
     read_bytes,
     suffix_of,
 )
@@ -149,12 +150,12 @@ def cell_content(value: Any, table: str) -> Any:
 
 def _members(tar: str) -> Iterator[Item]:
     """The images of a tar, in its order, without going back in it; a damaged one ends with a row that says so."""
-    name = printable(tar)
+    name, suffixes = printable(tar), listed_suffixes()
     try:
         with open_stream(tar) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in archive:
                 base = member.name.rpartition("/")[2]
-                if member.isfile() and suffix_of(base) in IMAGE_SUFFIXES and not is_litter(base):
+                if member.isfile() and suffix_of(base) in suffixes and not is_hidden(base):
                     file = archive.extractfile(member)
                     yield Item(f"{name}::{printable(member.name)}", file.read() if file else b"")
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -184,20 +185,23 @@ def streamed(data: str, columns: Columns) -> Any:
 
 
 def csv_rows(table: str, columns: Columns) -> Iterator[tuple[str, str]]:
-    """Id and place of each row of a csv, whose separator and encoding are found from its beginning.
+    """Id and place of each row of a csv, whose delimiter and encoding are found from its beginning.
+
+    Bytes that are not UTF-8 survive: names of files can have any.
 
     Raises:
-        ValueError: If the table has no such column, or is no text.
+        ValueError: If the table has no such column.
     """
     with open_stream(table) as stream:
-        text = io.TextIOWrapper(stream, encoding=_encoding(table), newline="", errors="surrogateescape")
-        rows = csv.reader(text, dialect=_dialect(table))
-        header = [name.strip() for name in next(rows, [])]
-        place = partial(_column_place, header, table)
-        image, name = place(columns.image), None if columns.id is None else place(columns.id)
-        for row in rows:
-            if not row:
-                continue
+        start = bytes(stream.read(65536))
+    encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    header, delimiter = split_header(Path(table), start.decode(encoding, errors="replace"), columns.image)
+    image = _column_place(header, table, columns.image)
+    name = None if columns.id is None else _column_place(header, table, columns.id)
+    with open_stream(table) as stream:
+        text = io.TextIOWrapper(stream, encoding=encoding, newline="", errors="surrogateescape")
+        rows = csv.reader(text, delimiter=delimiter)
+        for row in itertools.islice((row for row in rows if any(row)), 1, None):
             cell = row[image].strip() if image < len(row) else ""
             content = cell_content(cell, table) if cell else ""
             default = cell or f"{table}#{rows.line_num}"
@@ -211,19 +215,3 @@ def _column_place(header: list[str], table: str, column: str) -> int:
             "--id_column."
         )
     return header.index(column)
-
-
-def _start(table: str) -> bytes:
-    with open_stream(table) as stream:
-        return bytes(stream.read(65536))
-
-
-def _encoding(table: str) -> str:
-    """UTF-16 by its mark, else UTF-8, in which other bytes survive: names of files can have any."""
-    return "utf-16" if _start(table).startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-
-
-def _dialect(table: str) -> Any:
-    head = _start(table).decode(_encoding(table), errors="replace").splitlines()[:1]
-    counts = {mark: head[0].count(mark) if head else 0 for mark in ",;\t"}
-    return type("Dialect", (csv.excel,), {"delimiter": max(counts, key=lambda mark: counts[mark])})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
-from hf_contour.inference.addresses import IMAGE_SUFFIXES, files_below, suffix_of
+from hf_contour.inference.addresses import files_below, listed_suffixes, suffix_of
 from hf_contour.inference.parts import Item
 from hf_contour.inference.preparing import Preparation
 
@@ -63,9 +63,10 @@ def quantise(path: Path, processor: ContourImageProcessor, images: Sequence[str]
 
 def _batches(processor: ContourImageProcessor, images: Sequence[str], at_most: int) -> Iterator[dict[str, np.ndarray]]:
     found: list[str] = []
+    suffixes = listed_suffixes()
     for place in images:
         files = files_below(place, outside=None, left_out=Counter()) if Path(place).is_dir() else [place]
-        found += [file for file in files if suffix_of(file) in IMAGE_SUFFIXES]
+        found += [file for file in files if suffix_of(file) in suffixes]
     preparation = Preparation(processor)
     for file in islice(found, 0, None, max(len(found) // at_most, 1)):
         try:

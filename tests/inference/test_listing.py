@@ -15,7 +15,6 @@ from PIL import Image
 from prediction_images import image_bytes
 
 from hf_contour.image_processing_contour import ImageReadError, open_image
-from hf_contour.inference.addresses import printable
 from hf_contour.inference.listing import read_parts, write_listing
 from hf_contour.inference.parts import Columns, Item, Part, cell_content, read_part
 
@@ -201,7 +200,6 @@ def test_cells_are_taken_from_where_the_table_lies() -> None:
     assert cell_content("s3://b/a.png", "/data/t.csv") == "s3://b/a.png"
     assert cell_content(text, "/data/t.csv") == text
     assert cell_content("data:image/png;base64,iVBO", "/data/t.csv") == "data:image/png;base64,iVBO"
-    assert printable("ok é") == "ok é"
 
 
 def test_images_as_text(tmp_path: Path) -> None:
