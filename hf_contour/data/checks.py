@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -54,6 +54,7 @@ def load_and_check(
     limits: ImageLimits | None = None,
     num_workers: int = 4,
     show_progress: bool = True,
+    further: Callable[[Mapping[str, Dataset], CheckReport], list[Finding]] | None = None,
 ) -> CheckReport:
     """Check a source as `load_source` would read it, listing all that it would refuse.
 
@@ -71,6 +72,7 @@ def load_and_check(
         limits: see `ImageLimits`.
         num_workers: threads that read images.
         show_progress: show a progress bar; switch it off beside the main process.
+        further: another check of the loaded splits, given the report so far.
 
     Returns:
         The report. A split that cannot be read at all is one of its errors.
@@ -107,6 +109,8 @@ def load_and_check(
             names = names or _class_names(loaded[split])
     report = check_source(loaded, limits=limits, num_workers=num_workers, show_progress=show_progress)
     report.rows[:0] = found
+    if further is not None:
+        report.rows += further(loaded, report)
     return report
 
 
@@ -219,6 +223,8 @@ def _split_findings(splits: Mapping[str, Dataset], report: CheckReport) -> Itera
         absent = absent_classes(list(classes.values()), list(classes))
         if absent:
             yield at_split("class_absent", f"no row is of {absent}.")
+        if names is None:
+            continue  # a split without labels can be predicted
         if first_split is None:
             first_split, first_names = split, names
         elif names != first_names:

@@ -48,6 +48,8 @@ def load_sources(
     with_contours: bool = False,
     streaming: bool = False,
     multi_label: bool = False,
+    label_separator: str | None = None,
+    unlabelled: str = "error",
     group_column: str = "near_dup_cluster",
     embedded_samples: int | None = None,
     embedded_size: tuple[int, int] = (112, 112),
@@ -69,6 +71,8 @@ def load_sources(
         streaming: give an `IterableDataset` that draws from the sources by their weights, every row at least once
             a pass; without it, rows stand source by source, for `sampling_weights` to draw from.
         multi_label: cells of a csv hold several labels.
+        label_separator: between several labels in such a cell.
+        unlabelled: `skip` leaves rows without a label out.
         group_column: the column whose numbers are made different in every source.
         embedded_samples: drawn garments, where a source is "embedded"; None takes the split's usual number.
         embedded_size: their height and width.
@@ -100,6 +104,8 @@ def load_sources(
                 config_name=source.config,
                 streaming=streaming,
                 multi_label=multi_label,
+                label_separator=label_separator,
+                unlabelled=unlabelled,
                 label_names=None if source.label_map else label_names,
             )
         needed = {"label": with_labels, "contours": with_contours}

@@ -427,6 +427,7 @@ def test_bsds_folder(tmp_path):
     assert second.sum() == 4
     assert second[:, 2].all()
 
+
 def test_bsds_folders_with_other_kinds_of_images_litter_and_capitals(tmp_path):
     root = write_bsds(tmp_path)
     (root / "images" / "train").rename(root / "images" / "Train")
