@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from hf_contour.data.samples import ContourSamples, collate_gender
 from hf_contour.evaluation.arguments import COLOUR_PERTURBATIONS, CONTOUR_PERTURBATIONS
+from hf_contour.evaluation.loops import class_logits
 from hf_contour.evaluation.perturbations import (
     ColourDisturbedSamples,
     ContoursOfAnother,
@@ -41,7 +42,7 @@ IMAGE_COLUMNS: dict[str, Callable[[np.ndarray], float]] = {
     "brightness": lambda pixels: float(pixels.mean(axis=(0, 1)) @ (0.299, 0.587, 0.114) / 255),
     "aspect_ratio": lambda pixels: pixels.shape[1] / pixels.shape[0],  # width / height
 }
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 COVERAGES = (1, 0.99, 0.98, 0.97, 0.96, 0.95, 0.925, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
@@ -138,7 +139,7 @@ def prediction_scores(
         single = {"labels": predictions.labels, "predictions": predictions.predicted}
         confidence = probabilities.max(axis=1)
         own = [abstain_threshold] if abstain_threshold else []
-        thresholds = sorted({*THRESHOLDS, *own, *thresholds_for_coverages(confidence, COVERAGES)})
+        thresholds = sorted({*CONFIDENCES, *own, *thresholds_for_coverages(confidence, COVERAGES)})
         scores["coverage"] = [asdict(point) for point in coverage_curve(confidence, correct, thresholds)]
         bins = reliability_bins(confidence, correct, num_bins=settings.num_bins)
         scores["reliability"] = [asdict(one) for one in bins]
@@ -254,32 +255,6 @@ def column_values(source: datasets.Dataset, column: str, option: str) -> list[An
     return values
 
 
-def predict_logits(
-    model: nn.Module, loader: DataLoader, accelerator: Accelerator, *, progress: Callable[[], Any]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels of a split, on every process, in the order of the rows and each row once.
-
-    Args:
-        model: gives `logits` `(B, K)`; in evaluation mode.
-        loader: prepared; batches of `pixel_values`, `labels` and `index`.
-        accelerator: gathers over the processes.
-        progress: called after each batch.
-
-    Returns:
-        `(N, K)` float32 and `(N,)`, or `(N, K)` for several labels, on the CPU.
-    """
-    gathered = []
-    with torch.inference_mode():
-        for batch in loader:
-            logits = model(pixel_values=batch["pixel_values"]).logits.float()
-            rows = accelerator.gather_for_metrics((batch["index"], logits, batch["labels"]))
-            gathered.append([part.cpu() for part in rows])
-            progress()
-    index, logits, labels = (torch.cat(parts) for parts in zip(*gathered, strict=True))
-    order = index.argsort()
-    return logits[order], labels[order]
-
-
 def _predict(
     model: nn.Module,
     samples: Dataset[dict[str, Any]],
@@ -293,5 +268,7 @@ def _predict(
             samples, batch_size=settings.batch_size, num_workers=settings.num_workers, collate_fn=collate_gender
         )
     )
-    with tqdm(total=len(loader), desc=words, disable=not accelerator.is_local_main_process) as bar:
-        return predict_logits(model, loader, accelerator, progress=bar.update)
+    bar = tqdm(total=len(loader), desc=words, disable=not accelerator.is_local_main_process)
+    with bar, torch.inference_mode():
+        _, logits, labels = class_logits(model, loader, accelerator, heed=bar.update)
+    return logits, labels

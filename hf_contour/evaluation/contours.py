@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hf_contour.data.samples import ContourSamples, collate_contour
-from hf_contour.evaluation.loops import THRESHOLDS as PIXEL_THRESHOLDS
-from hf_contour.evaluation.loops import count_pixels, pixel_scores
+from hf_contour.evaluation.loops import evaluate_contours
 from hf_contour.metrics.boundary.processes import ImageCounter
 from hf_contour.metrics.boundary.scores import MAX_DIST, EdgeCounts, EdgeScores, edge_scores
 
@@ -51,23 +50,26 @@ def contour_scores(
     loader = accelerator.prepare(
         DataLoader(samples, batch_size=1, num_workers=num_workers, collate_fn=collate_contour)
     )
-    bar = tqdm(total=len(loader), desc="images", disable=not accelerator.is_local_main_process)
-    threshold = model.config.consensus_threshold
-    losses, indices, pixel_counts = [], [], torch.zeros(len(PIXEL_THRESHOLDS), 3, dtype=torch.float64)
-    with bar, torch.inference_mode(), counter or nullcontext():
-        for batch in loader:
-            output = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
-            edge_probs = output.logits[:, 0].float().sigmoid()
-            if counter is not None:
-                indices.append(int(batch["index"]))
-                counter.add(edge_probs[0].cpu().numpy(), _annotations(samples, indices[-1]))
-            own_counts = count_pixels(edge_probs, batch["labels"], consensus_threshold=threshold)
-            loss, own_counts = accelerator.gather_for_metrics((output.loss.float()[None], own_counts[None]))
-            losses.append(loss.cpu())
-            pixel_counts += own_counts.cpu().sum(dim=0)
-            bar.update()
-        all_losses = torch.cat(losses)
-        figures = {"loss": all_losses.mean().item(), "num_samples": len(all_losses), **pixel_scores(pixel_counts)}
+    indices: list[int] = []
+
+    def count(edge_probs: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        assert counter is not None
+        indices.append(int(batch["index"]))
+        counter.add(edge_probs[0].cpu().numpy(), _annotations(samples, indices[-1]))
+
+    with (
+        tqdm(total=len(loader), desc="images", disable=not accelerator.is_local_main_process) as bar,
+        torch.inference_mode(),
+        counter or nullcontext(),
+    ):
+        figures = evaluate_contours(
+            model,
+            loader,
+            accelerator,
+            heed=bar.update,
+            consensus_threshold=model.config.consensus_threshold,
+            watch=count if counter else None,
+        )
         if counter is None:
             return figures
         return figures | benchmark_figures(edge_scores(_gather(counter.counts(), indices, accelerator)))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def count_parameters(model: nn.Module) -> int:
-    """All parameters, trained or not, without the statistics of normalisation layers."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def count_parameters(model: nn.Module, *, only_trained: bool = False) -> int:
+    """All parameters, or only those that take a gradient, without the statistics of normalisation layers."""
+    return sum(one.numel() for one in model.parameters() if one.requires_grad or not only_trained)
 
 
 def multiply_adds(model: nn.Module, *inputs: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Figures of both stages on a whole split, counted exactly over all processes.
+"""One pass of a model over a split, whatever is measured, counted exactly over all processes.
 
 Shapes: B images, H x W pixels, K classes, T thresholds.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_contour.loss_contour import classification_loss
+from hf_contour.metrics.boundary import THRESHOLDS
 from hf_contour.metrics.classification import classification_scores, multilabel_scores
 
 
@@ -29,7 +30,32 @@ class Sources:
     numbers: Sequence[int]
 
 
-THRESHOLDS = tuple(number / 20 for number in range(1, 20))
+def over_split(
+    loader: DataLoader,
+    accelerator: Accelerator,
+    observe: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
+    *,
+    heed: Callable[[], Any],
+) -> list[Tensor]:
+    """What is observed of every sample of a split, on every process.
+
+    Args:
+        loader: prepared; batches with `index`.
+        accelerator: gathers over the processes.
+        observe: given a batch; each tensor has an entry for each of its samples.
+        heed: called after each batch.
+
+    Returns:
+        `index`, and what was observed, on the CPU, in the order of the rows and each row once.
+    """
+    found = []
+    for batch in loader:
+        gathered = accelerator.gather_for_metrics((batch["index"], *observe(batch)))
+        found.append([part.cpu() for part in gathered])
+        heed()
+    index, *parts = (torch.cat(part) for part in zip(*found, strict=True))
+    order = index.argsort()
+    return [index[order], *(part[order] for part in parts)]
 
 
 def evaluate_contours(
@@ -40,6 +66,7 @@ def evaluate_contours(
     heed: Callable[[], None],
     consensus_threshold: float,
     sources: Sources | None = None,
+    watch: Callable[[Tensor, dict[str, Tensor]], None] | None = None,
 ) -> dict[str, Any]:
     """Loss and pixel scores of contours at full image size.
 
@@ -48,26 +75,28 @@ def evaluate_contours(
 
     Args:
         model: gives `loss` and `logits` `(1, 1, H, W)`.
-        loader: prepared; one image a batch, with `pixel_values` and `labels` `(1, H, W)`.
+        loader: prepared; one image a batch, with `pixel_values`, `labels` `(1, H, W)` and `index`.
         accelerator: gathers over the processes.
         heed: called after each batch.
         consensus_threshold: share of annotators from which a pixel counts as a contour; pixels that fewer have
             drawn are not counted.
         sources: of the samples, where there are several; their figures stand under `sources`.
+        watch: called with the edge probabilities `(1, H, W)` of each image of this process, and its batch.
 
     Returns:
         `loss` (mean over images), `num_samples`, and the best F over the thresholds with its precision, recall
         and threshold.
     """
-    found: list[list[Tensor]] = []
-    for batch in loader:
+
+    def observe(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         output = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
         edge_probs = output.logits[:, 0].float().sigmoid()
-        own_counts = count_pixels(edge_probs, batch["labels"], consensus_threshold=consensus_threshold)
-        own = (output.loss.float()[None], own_counts[None], batch["index"])
-        found.append([one.cpu() for one in accelerator.gather_for_metrics(own)])
-        heed()
-    losses, counts, indices = (torch.cat(one) for one in zip(*found, strict=True))
+        if watch is not None:
+            watch(edge_probs, batch)
+        counts = count_pixels(edge_probs, batch["labels"], consensus_threshold=consensus_threshold)
+        return output.loss.float()[None], counts[None]
+
+    indices, losses, counts = over_split(loader, accelerator, observe, heed=heed)
 
     def figures(chosen: Tensor) -> dict[str, Any]:
         scores = pixel_scores(counts[chosen].double().sum(dim=0))
@@ -137,7 +166,7 @@ def evaluate_classes(
 
     Args:
         model: gives `logits` `(B, K)`.
-        loader: prepared; batches of `pixel_values` and `labels`.
+        loader: prepared; batches of `pixel_values`, `labels` and `index`.
         accelerator: gathers over the processes.
         heed: called after each batch.
         class_names: K names.
@@ -147,18 +176,23 @@ def evaluate_classes(
     Returns:
         `loss`, and the fields of `ClassificationScores` or `MultilabelScores`.
     """
-    found: list[list[Tensor]] = []
-    for batch in loader:
-        output = model(pixel_values=batch["pixel_values"])
-        own = (output.logits.float(), batch["labels"], batch["index"])
-        found.append([one.cpu() for one in accelerator.gather_for_metrics(own)])
-        heed()
-    logits, labels, indices = (torch.cat(one) for one in zip(*found, strict=True))
+    indices, logits, labels = class_logits(model, loader, accelerator, heed=heed)
 
     def figures(chosen: Tensor) -> dict[str, Any]:
         return class_figures(logits[chosen], labels[chosen], class_names=class_names, problem_type=problem_type)
 
     return _with_sources(figures, indices, sources)
+
+
+def class_logits(
+    model: nn.Module, loader: DataLoader, accelerator: Accelerator, *, heed: Callable[[], Any]
+) -> list[Tensor]:
+    """`index`, logits `(N, K)` float32, and labels of a split; see `over_split`."""
+
+    def observe(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return model(pixel_values=batch["pixel_values"]).logits.float(), batch["labels"]
+
+    return over_split(loader, accelerator, observe, heed=heed)
 
 
 def class_figures(

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from hf_contour.data.augmentation.colour import ColourAudit
+from hf_contour.evaluation.cost import count_parameters
 from hf_contour.io import library_versions, source_commit
 from hf_contour.training.arguments import TrainingArguments
 from hf_contour.training.loop import TrainingLoop
@@ -39,7 +39,11 @@ def build_results(
         "arguments": asdict(arguments),
         "evaluation": {split: loop.evaluate(split) for split in splits},
         "training": describe_training(loop, accelerator),
-        "model": {"folder": str(arguments.folder / "model"), **count_weights(loop.task.model)},
+        "model": {
+            "folder": str(arguments.folder / "model"),
+            "num_parameters": count_parameters(loop.task.model),
+            "num_trained_parameters": count_parameters(loop.task.model, only_trained=True),
+        },
         "data": {
             "num_train_samples": identity["num_train_samples"],
             "bad_images": bad_images,
@@ -70,14 +74,6 @@ def describe_training(loop: TrainingLoop, accelerator: Accelerator) -> dict[str,
         "colour_audit": ColourAudit(**progress.colour_audit).to_dict() if progress.colour_audit else None,
         "device": device_name(accelerator.device),
         "num_processes": accelerator.num_processes,
-    }
-
-
-def count_weights(model: nn.Module) -> dict[str, int]:
-    """How many weights a model has, and how many of them are trained."""
-    return {
-        "weights": sum(parameter.numel() for parameter in model.parameters()),
-        "trained_weights": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
     }
 
 

@@ -118,7 +118,7 @@ def benchmark_classifiers(settings: TrainingBenchmark) -> dict[str, Any]:
             "height": height,
             "width": width,
             "num_parameters": count_parameters(model),
-            "num_trained_parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
+            "num_trained_parameters": count_parameters(model, only_trained=True),
             "multiply_adds": multiply_adds(model, _pixels(1, sizes[name], settings)),
         }
         for kind, count in batches.items():

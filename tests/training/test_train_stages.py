@@ -67,7 +67,7 @@ def test_the_contour_stage_leaves_a_whole_folder(contour_run):
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= names
     assert {"modeling_contour_extractor.py", "image_processing_contour.py"} <= names
     loaded = ContourExtractorForPreTraining.from_pretrained(arguments.folder / "model")
-    assert written["model"]["weights"] == loaded.num_parameters()
+    assert written["model"]["num_parameters"] == loaded.num_parameters()
 
 
 def test_a_teacher_is_learnt_from_and_its_weights_belong_to_the_run(tmp_path, source, contour_run):
@@ -221,7 +221,7 @@ def test_what_is_not_trained_does_not_change(tmp_path, source, contour_run, trai
     assert state_dict_sha256(getattr(first, trained).state_dict()) != state_dict_sha256(
         getattr(second, trained).state_dict()
     )
-    assert moved["model"]["trained_weights"] < moved["model"]["weights"]
+    assert moved["model"]["num_trained_parameters"] < moved["model"]["num_parameters"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -7,8 +7,9 @@ from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hf_contour.evaluation.loops import THRESHOLDS, count_pixels, evaluate_contours, pixel_scores
+from hf_contour.evaluation.loops import count_pixels, evaluate_contours, pixel_scores
 from hf_contour.loss_contour import IGNORE_LABEL
+from hf_contour.metrics.boundary import THRESHOLDS
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTrainingOutput
 
 
@@ -17,7 +18,7 @@ def test_pixels_are_counted_by_hand():
     labels = torch.tensor([[[0.0, 1.0, 0.5], [0.5, 0.2, IGNORE_LABEL]]])
     # Counted at a threshold of 0.5: 0.05 (background), 0.5, 0.96 and 0.0 (contours).
     counts = count_pixels(edge_probs, labels, consensus_threshold=0.5)
-    assert counts.shape == (19, 3)
+    assert counts.shape == (99, 3)
     at = dict(zip(THRESHOLDS, counts.tolist(), strict=True))
     assert at[0.05] == [2, 3, 3]
     assert at[0.1] == [2, 2, 3]
@@ -62,7 +63,7 @@ class Fixed(nn.Module):
 def test_the_loss_is_the_mean_over_images_of_any_size():
     sizes = [(2, 2), (3, 5), (1, 7)]
     samples = [
-        {"pixel_values": torch.full((3, *size), float(number)), "labels": torch.ones(size)}
+        {"pixel_values": torch.full((3, *size), float(number)), "labels": torch.ones(size), "index": number}
         for number, size in enumerate(sizes)
     ]
     heeded = []

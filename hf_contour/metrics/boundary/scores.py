@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_contour.metrics.boundary import MAX_DIST
+from hf_contour.metrics.boundary import MAX_DIST, THRESHOLDS
 from hf_contour.metrics.boundary.compiled import require_numba
 from hf_contour.metrics.boundary.curves import EdgeCounts, EdgePoint, EdgeScores, edge_scores
 from hf_contour.metrics.boundary.matching import follow_changes
@@ -37,8 +37,6 @@ __all__ = [
     "edge_scores",
     "protocol",
 ]
-
-THRESHOLDS = tuple(number / 100 for number in range(1, 100))
 
 
 def count_matches(
