@@ -9,7 +9,7 @@ import draw_class_scores
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from markdown import read_table, read_tables
+from markdown_tables import read_table, read_tables
 from safetensors.torch import save_file
 
 from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, Results, read_results, write_results

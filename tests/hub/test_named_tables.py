@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from markdown import read_table, read_tables
+from markdown_tables import read_table, read_tables
 
 from hf_contour.hub.named_tables import (
     SHOWN,

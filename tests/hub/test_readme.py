@@ -5,9 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hf_contour.cli.main import COMMANDS
 from hf_contour.training.command_line import parse_arguments, recipe_path
+from hf_contour.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,3 +65,8 @@ def test_the_training_commands_are_understood():
         assert recipe_path(words[words.index("--recipe") + 1]).is_file()
         (arguments,) = parse_arguments(words[2:])
         assert words[words.index("--stage") + 1] == arguments.stage
+
+
+def test_the_citation_names_the_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")

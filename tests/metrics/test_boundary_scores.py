@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
-from markdown import read_table
+from markdown_tables import read_table
 from PIL import Image as PILImage
 from tiny_models import tiny_extractor
 
