@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hf_contour.metrics import MIN_SLICE
 from hf_contour.metrics.boundary import MAX_DIST
@@ -42,8 +42,11 @@ class EvaluationArguments:
     image_column: str = _setting("image", "column of the images")
     contours_column: str = _setting("contours", "column of the contour maps")
     label_column: str = _setting("label", "column of the labels")
+    multi_label: bool = _setting(False, "a csv cell holds several labels")
+    label_separator: str | None = _setting(None, "between several labels in a csv cell; default: ';'")
+    unlabelled: Literal["error", "skip"] = _setting("error", "skip leaves rows without a label out and counts them")
     batch_size: int = _setting(32, "images of a process in a batch; contours go one by one")
-    max_samples: int = _setting(0, "only the first images; 0: all")
+    max_samples: int = _setting(0, "only so many images, drawn evenly over the classes; 0: all")
     embedded_size: list[int] = field(
         default_factory=lambda: [96, 96], metadata={"help": "height and width of the drawn garments"}
     )
@@ -122,8 +125,11 @@ class CalibrationArguments:
     split: str = _setting("validation", "split to fit on: neither trained on nor tested on")
     image_column: str = _setting("image", "column of the images")
     label_column: str = _setting("label", "column of the labels")
+    multi_label: bool = _setting(False, "a csv cell holds several labels")
+    label_separator: str | None = _setting(None, "between several labels in a csv cell; default: ';'")
+    unlabelled: Literal["error", "skip"] = _setting("error", "skip leaves rows without a label out and counts them")
     batch_size: int = _setting(32, "images in a batch")
-    max_samples: int = _setting(0, "only the first images; 0: all")
+    max_samples: int = _setting(0, "only so many images, drawn evenly over the classes; 0: all")
     num_workers: int = _setting(0, "processes that read images")
     num_bins: int = _setting(15, "bins of the expected calibration error")
     wanted_accuracy: list[float] = field(

@@ -208,8 +208,11 @@ def _figures(predictions: ClassPredictions, *, num_bins: int) -> dict[str, float
 
 
 def _data_arguments(arguments: CalibrationArguments) -> EvaluationArguments:
-    names = ("model", "data", "data_config", "split", "image_column", "label_column", "batch_size", "max_samples")
-    return EvaluationArguments(**{name: getattr(arguments, name) for name in (*names, "seed")})
+    names = (
+        *("model", "data", "data_config", "split", "image_column", "label_column", "multi_label", "label_separator"),
+        *("unlabelled", "batch_size", "max_samples", "seed"),
+    )
+    return EvaluationArguments(**{name: getattr(arguments, name) for name in names})
 
 
 def _write_figures(

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.data.samples import ContourSamples
 from hf_contour.data.sources import ColumnNames, load_source
+from hf_contour.data.subsets import evenly_drawn
 from hf_contour.evaluation.arguments import (
     EMBEDDED,
     EMBEDDED_SAMPLES,
@@ -139,8 +140,13 @@ def load_split(arguments: EvaluationArguments, *, label_names: list[str] | None)
         columns=columns,
         label_names=label_names,
         config_name=arguments.data_config,
+        multi_label=arguments.multi_label,
+        label_separator=arguments.label_separator,
+        unlabelled=arguments.unlabelled,
     )
-    return source.select(range(min(limit, len(source)))) if limit else source
+    if not limit or len(source) <= limit:
+        return source
+    return source.select(evenly_drawn(source, limit, seed=arguments.seed))
 
 
 def _class_scores(

@@ -278,6 +278,8 @@ class GenderArguments(TrainingArguments):
     label_column: str = setting("label", "column of the labels")
     label_names: list[str] | None = setting(None, "names of the labels in order, where the data set has none")
     multi_label: bool = setting(False, "a csv cell holds several labels")
+    label_separator: str | None = setting(None, "between several labels in a csv cell; default: ';'")
+    unlabelled: Literal["error", "skip"] = setting("error", "skip leaves rows without a label out and counts them")
     feature_cache: str | None = setting(
         None,
         "folder for what the frozen parts give, computed once before the first step and shared among runs; for "

@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 
@@ -13,6 +12,7 @@ from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.data.labels import label_names as class_names
 from hf_contour.data.mixture import load_sources, parse_sources
 from hf_contour.data.sources import ColumnNames, load_source
+from hf_contour.data.subsets import evenly_drawn
 from hf_contour.training.arguments import EMBEDDED, ContourArguments, GenderArguments
 
 Rows: TypeAlias = Dataset | IterableDataset
@@ -41,9 +41,6 @@ class TrainRows:
         return isinstance(self.first, IterableDataset)
 
 
-_DRAW_STREAM = 0xD3A  # keeps these random numbers apart from those of the order and of augmentation
-
-
 def load_rows(
     arguments: ContourArguments | GenderArguments,
     split: str,
@@ -65,7 +62,10 @@ def load_rows(
     if not limit or (isinstance(rows, Dataset) and len(rows) <= limit):
         return rows
     if isinstance(rows, IterableDataset):
-        return rows.take(limit)
+        raise ValueError(
+            f"max_train_samples is {limit} and streaming is on, but the first rows of a stream may be of one class. "
+            "Leave one of the two out."
+        )
     return rows.select(evenly_drawn(rows, limit, seed=arguments.seed))
 
 
@@ -77,7 +77,9 @@ def _all_rows(
     height, width = arguments.embedded_size
     is_contour = isinstance(arguments, ContourArguments)
     names = label_names if isinstance(arguments, ContourArguments) else label_names or arguments.label_names
-    multi_label = isinstance(arguments, GenderArguments) and arguments.multi_label
+    labels: dict[str, Any] = {}
+    if isinstance(arguments, GenderArguments):
+        labels = {name: getattr(arguments, name) for name in ("multi_label", "label_separator", "unlabelled")}
     if arguments.data == EMBEDDED:
         return embedded_dataset(split, num_samples=drawn, seed=arguments.seed, size=(height, width))
     if not isinstance(arguments.data, str):
@@ -88,10 +90,10 @@ def _all_rows(
             with_labels=not is_contour,
             with_contours=is_contour,
             streaming=streaming,
-            multi_label=multi_label,
             embedded_samples=drawn,
             embedded_size=(height, width),
             seed=arguments.seed,
+            **labels,
         )
     columns = ColumnNames(
         arguments.image_column,
@@ -105,7 +107,7 @@ def _all_rows(
         streaming=streaming,
         label_names=names,
         config_name=arguments.data_config,
-        multi_label=multi_label,
+        **labels,
     )
 
 
@@ -130,28 +132,3 @@ def _load_streams(arguments: ContourArguments | GenderArguments) -> TrainRows:
         if names is None and isinstance(arguments, GenderArguments):
             names = class_names(streams[0])
     return TrainRows(tuple(streams), tuple(source.weight for source in sources))
-
-
-def evenly_drawn(rows: Dataset, count: int, *, seed: int) -> list[int]:
-    """Row numbers, in their order, of so many rows drawn at random, as many of each class as there can be.
-
-    Where the rows have no single label, all of them are drawn from alike.
-
-    Raises:
-        ValueError: If a class has no row, or fewer rows are wanted than there are classes.
-    """
-    shuffled = np.random.default_rng([_DRAW_STREAM, seed]).permutation(len(rows))
-    names = getattr(rows.features.get("label"), "names", None)
-    if not names:
-        return sorted(shuffled[:count].tolist())
-    labels = np.asarray(rows["label"])[shuffled]
-    if count < len(names):
-        raise ValueError(f"{count} samples cannot hold the {len(names)} classes; ask for at least {len(names)}.")
-    absent = [name for number, name in enumerate(names) if not (labels == number).any()]
-    if absent:
-        raise ValueError(f"The class {absent[0]!r} has no row; samples cannot be drawn evenly over the classes.")
-    turn = np.empty(len(labels), dtype=np.int64)  # how many of its class come before a row
-    for number in range(len(names)):
-        places = np.flatnonzero(labels == number)
-        turn[places] = np.arange(len(places))
-    return sorted(shuffled[np.argsort(turn, kind="stable")[:count]].tolist())

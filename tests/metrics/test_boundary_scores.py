@@ -112,7 +112,7 @@ def test_maps_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     source = source_of(found)
     with pytest.raises(ValueError, match=r"1 of 2 images have no map, such as \['1'\]"):
         count_edge_maps({"0": found[0][0]}, source, progress=False)
-    with pytest.raises(ValueError, match="0, contour map 0 is 24x36"):
+    with pytest.raises(ValueError, match=r"the edge map of 0 is .* \(height x width\), its contours are .*24x36"):
         count_edge_maps({"0": found[1][0], "1": found[1][0]}, source, progress=False)
     with pytest.raises(ValueError, match="holds no map"):
         maps_in_folder(tmp_path)
@@ -235,3 +235,14 @@ def test_the_script_draws_results_of_one_protocol(evaluated: tuple[Path, Path], 
     both = [str(evaluated[1]), str(tmp_path / "other.json")]
     with pytest.raises(ValueError, match="differ in data or protocol"):
         script.main(script.CurveArguments(results=both, output=str(output)))
+
+
+def test_maps_with_ink_and_ground_exchanged_give_a_hint(caplog: pytest.LogCaptureFixture) -> None:
+    found = [(np.zeros_like(probs), drawn) for probs, drawn in images(3)]
+    for probs, drawn in found:
+        probs[drawn[0]] = 1
+    for exchanged in (False, True):
+        caplog.clear()
+        maps = {str(index): 1 - probs if exchanged else probs for index, (probs, _) in enumerate(found)}
+        count_edge_maps(maps, source_of(found), progress=False)
+        assert ("If ink and ground are exchanged, invert them" in caplog.text) == exchanged

@@ -7,10 +7,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 from tiny_training import CLASSIFIER, LABEL_NAMES, drawn_row, settings, write_source
 
+from hf_contour.data.subsets import evenly_drawn
 from hf_contour.training.interrupts import TrainingInterrupted
 from hf_contour.training.loop import TrainingLoop
 from hf_contour.training.order import SampleOrder
-from hf_contour.training.rows import evenly_drawn
 from hf_contour.training.run import main, run_stage
 
 

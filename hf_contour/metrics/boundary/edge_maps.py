@@ -6,6 +6,7 @@ scores = edge_scores(count_edge_maps(maps, load_source("../shared/data/bsds500",
 """
 
 import io
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import numpy as np
 import pyarrow.parquet
 from PIL import Image
 
-from hf_contour.data.annotations import read_annotations
+from hf_contour.data.annotations import MAX_EDGE_SHARE, read_annotations
 from hf_contour.metrics.boundary.processes import count_images
 from hf_contour.metrics.boundary.scores import EdgeCounts
 
+logger = logging.getLogger(__name__)
+
+FEW_MAPS = 3  # all of so many first maps must be bright for a hint
 MAP_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
 NPY_MAGIC = b"\x93NUMPY"
 
@@ -46,7 +50,7 @@ def count_edge_maps(
         One per row, in their order; `edge_scores` makes scores of them.
 
     Raises:
-        ValueError: If a row has no map, no name or no contours, or a map has another size than its image.
+        ValueError: If a row has no map, no name or no contours, or a map has another size than its contours.
         ImportError: If Numba is not installed.
     """
     names = _row_names(source, id_column)
@@ -63,9 +67,25 @@ def count_edge_maps(
 def _pairs(
     names: list[str], maps: Mapping[str, Path | bytes | np.ndarray], source: datasets.Dataset
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for name, row in zip(names, source, strict=True):
+    bright = 0
+    for number, (name, row) in enumerate(zip(names, source, strict=True), start=1):
         edge_map = read_edge_map(maps[name], name=name)
-        yield edge_map, read_annotations(row["contours"], name=name, image_size=edge_map.shape)
+        annotations = read_annotations(row["contours"], name=name)
+        if edge_map.shape != annotations.shape[1:]:
+            came, expected = ("x".join(map(str, shape)) for shape in (edge_map.shape, annotations.shape[1:]))
+            raise ValueError(
+                f"the edge map of {name} is {came} (height x width), its contours are {expected}. Make the map at the "
+                "size of the image."
+            )
+        bright += edge_map.mean() > MAX_EDGE_SHARE
+        if bright == number == FEW_MAPS:
+            logger.warning(
+                "the first %d edge maps are bright in most places (%s); edges are expected bright on a dark ground. "
+                "If ink and ground are exchanged, invert them.",
+                number,
+                ", ".join(names[:FEW_MAPS]),
+            )
+        yield edge_map, annotations
 
 
 def _row_names(source: datasets.Dataset, id_column: str) -> list[str]:
