@@ -73,8 +73,10 @@ class DataArguments:
     image_column: str = setting("image", "column of the images")
     cache: bool = setting(False, "read the training set once and keep it decoded in memory", neutral=True)
     streaming: bool = setting(False, "read the training set as a stream; needs max_steps")
-    balance: Literal["none", "class", "source", "source_class", "source_class_worn"] = setting(
-        "none", "what is drawn alike often in training, whatever its number of rows; sources by their weights"
+    balance: Literal["none", "class", "source", "source_class", "source_class_worn"] | None = setting(
+        None,
+        "what is drawn alike often in training, whatever its number of rows; default: source_class (without labels, "
+        "and of streams, source) for several sources, else none",
     )
     shuffle_buffer: int = setting(1000, "rows of a stream that are shuffled at a time", least=1, most=_MOST)
     max_train_samples: int = setting(
@@ -218,7 +220,12 @@ class TrainingArguments(
                 value = getattr(self, item.name)
                 value = as_mapping(item.name, value) if item.name in MAPPINGS else value
                 setattr(self, item.name, _checked(item, value, hints[item.name]))
+        if self.balance is None:
+            self.balance = "none" if isinstance(self.data, str) else self._balance_of_sources()
         self._refuse_impossible()
+
+    def _balance_of_sources(self) -> Literal["source", "source_class"]:
+        return "source"
 
     def _refuse_impossible(self) -> None:
         path = Path(self.run_name)
@@ -296,6 +303,20 @@ class GenderArguments(TrainingArguments):
         "of it being random",
     )
     train_parts: Literal["backbone", "head", "both"] = setting("both", "what back propagation updates")
+    head_epochs: int = setting(
+        0, "passes in which the backbone stands still and the rest learns, before the epochs", least=0, most=_MOST
+    )
+    head_learning_rate: float | None = setting(
+        None, "learning rate of these passes; default: learning_rate", least=0, most=1e3
+    )
+    freeze_norm: bool = setting(False, "keep the normalisation statistics of the image backbone as they were")
+    initial_weights_share: float = setting(
+        0.0,
+        "share of the weights that it began with in the published image backbone; above 0, the figures of shares 0, "
+        "0.25, 0.5 and 0.75 on the validation split stand in results.json",
+        least=0,
+        most=1,
+    )
     class_balance: bool = setting(False, "weigh classes by how rare they are in the training split")
     label_smoothing: float = setting(0.0, "share of a label spread over all classes", least=0, most=1)
 
@@ -303,8 +324,16 @@ class GenderArguments(TrainingArguments):
         self.stage = "gender"
         super().__post_init__()
 
+    def _balance_of_sources(self) -> Literal["source", "source_class"]:
+        return "source" if self.streaming or self.multi_label else "source_class"
+
     def _refuse_impossible(self) -> None:
         super()._refuse_impossible()
+        if self.head_epochs and (self.train_parts == "head" or self.schedule == "plateau"):
+            what = "train_parts head" if self.train_parts == "head" else "the plateau schedule"
+            raise ValueError(f"head_epochs, passes before the backbone learns too, cannot be had with {what}.")
+        if self.head_learning_rate is not None and not self.head_epochs:
+            raise ValueError("head_learning_rate is that of head_epochs; give head_epochs too.")
         if self.feature_cache and (self.augmentation or self.colour or self.streaming):
             raise ValueError(
                 "feature_cache keeps one set of features of an image; leave out augmentation, colour and streaming "

@@ -18,6 +18,7 @@ from hf_contour.training.building import build_processor, refuse_absent, refuse_
 from hf_contour.training.drawings import draw_contours
 from hf_contour.training.rows import load_train_rows
 from hf_contour.training.stage_data import StageData
+from hf_contour.training.task import Figures
 
 
 class ContourTask:
@@ -25,6 +26,8 @@ class ContourTask:
 
     Source: CN113298092B, claims 1 and 2, steps S101 and S102.
     """
+
+    head_steps, head_scale = 0, 1.0
 
     def __init__(self, arguments: ContourArguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
@@ -39,6 +42,13 @@ class ContourTask:
         self.processor = build_processor(arguments.image_size, self.config)
         self.data = StageData(arguments, self.processor, rows, accelerator, collate=collate_contour)
         self.train_loader = self.data.train_loader
+
+    def begin_step(self, step: int) -> None:
+        """Nothing: all steps are alike."""
+
+    def finish(self, evaluate: Callable[[], Figures]) -> dict[str, Any]:
+        """Nothing: the weights are published as they are."""
+        return {}
 
     def set_train_mode(self) -> None:
         """Puts the whole model in training mode."""

@@ -1,7 +1,7 @@
 """Stage 2: backbones, fusion and head learn labels beside the frozen extractor."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from hf_contour.training.building import build_processor, refuse_absent, refuse_
 from hf_contour.training.feature_cache import CollateWithFeatures, cached_features
 from hf_contour.training.rows import Rows, load_train_rows
 from hf_contour.training.stage_data import StageData
+from hf_contour.training.task import Figures
+
+_SHARES = (0.0, 0.25, 0.5, 0.75)  # of the initial weights, that are tried
 
 
 class GenderTask:
@@ -44,6 +47,11 @@ class GenderTask:
         self.model = build_classifier(arguments, self.label_names, is_multi_label=is_multi_label)
         self.config = self.model.config
         self.frozen_parts = freeze_parts(self.model, arguments.train_parts)
+        self.initial_weights = (
+            {key: value.clone() for key, value in self.model.image_backbones.state_dict().items()}
+            if arguments.initial_weights_share
+            else {}
+        )
         self.processor = build_processor(arguments.image_size, self.config)
         self.data = StageData(arguments, self.processor, rows, accelerator, collate=collate_gender)
         self.class_weights = class_weights(rows.first, len(self.label_names)) if arguments.class_balance else None
@@ -54,6 +62,12 @@ class GenderTask:
                 self.folded_extractor.to(memory_format=torch.channels_last)
         if arguments.feature_cache and not self._frozen_networks():
             raise ValueError("feature_cache needs a frozen extractor, or --train_parts head; here all parts learn.")
+
+        # Kumar et al., fine-tuning can distort pretrained features (2022): a head that fits spares them.
+        self.head_steps = arguments.head_epochs * self.data.steps_per_epoch
+        highest = arguments.learning_rate or 1.0
+        self.head_scale = 1.0 if arguments.head_learning_rate is None else arguments.head_learning_rate / highest
+        self._is_head_alone = False
 
     def train_loader(self, *, start_step: int, num_steps: int) -> DataLoader:
         """As `StageData.train_loader`; with a feature cache what is not in it is computed first."""
@@ -107,11 +121,49 @@ class GenderTask:
             cached |= {f"{name}_{number}": maps for number, maps in enumerate(found)}
         return cached
 
+    def begin_step(self, step: int) -> None:
+        """Lets the backbone stand still in the first passes, where the settings say so, and learn after them."""
+        is_head_alone = step < self.head_steps
+        if is_head_alone == self._is_head_alone:
+            return
+        self._is_head_alone = is_head_alone
+        self.model.image_backbones.requires_grad_(not is_head_alone)
+        self.set_train_mode()
+
     def set_train_mode(self) -> None:
         """Puts the model in training mode; parts that are not trained keep their statistics too."""
         self.model.train()
-        for part in self.frozen_parts:
+        for part in [*self.frozen_parts, *([self.model.image_backbones] if self._is_head_alone else [])]:
             part.eval()
+        if self.arguments.freeze_norm:
+            for module in self.model.image_backbones.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def finish(self, evaluate: Callable[[], Figures]) -> dict[str, Any]:
+        """Mixes the weights that the backbone began with into it, where the settings say so.
+
+        Source: Wortsman et al., robust fine-tuning of zero-shot models (2022), eq. 1.
+        """
+        if not self.initial_weights:
+            return {}
+        trained = {key: value.clone() for key, value in self.model.image_backbones.state_dict().items()}
+        figures = {}
+        for share in _SHARES if self.arguments.validation_split else ():
+            self._mix(trained, share)
+            figures[str(share)] = evaluate()
+        self._mix(trained, self.arguments.initial_weights_share)
+        return {"initial_weights_share": {"published": self.arguments.initial_weights_share, "validation": figures}}
+
+    def _mix(self, trained: Mapping[str, Tensor], share: float) -> None:
+        """Puts so much of the initial weights beside the trained ones into the backbone."""
+        mixed = {
+            key: torch.lerp(value, self.initial_weights[key].to(value.device), share)
+            if value.is_floating_point()
+            else value
+            for key, value in trained.items()
+        }
+        self.model.image_backbones.load_state_dict(mixed)
 
     def train_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Cross entropy against the labels, smoothed and weighed as the arguments say."""

@@ -57,9 +57,7 @@ class NonFiniteGuard:
         self.loss_of, self.sample_name, self.policy = loss_of, sample_name, policy
         self._state = list(model.state_dict().values())
         # Statistics change in the forward pass, before it is known whether the step is sound.
-        self._statistics = [
-            buffer for module in model.modules() if module.training for buffer in module.buffers(recurse=False)
-        ]
+        self._statistics = list(model.buffers())
         self._before = [buffer.clone() for buffer in self._statistics] if policy == "skip" else []
         self._last: Step | None = None
         self._update_is_finite: Tensor | None = None

@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 
-from hf_contour.training.arguments import TrainingArguments
+from hf_contour.training.arguments import GenderArguments, TrainingArguments
 
 # What a launcher can ask for that shards weights over processes: checkpoints and averages here need them whole.
 _SHARDING = {
@@ -28,10 +28,12 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     refuse_sharding()
     refuse_absent_tracker(arguments.tracker)
     AcceleratorState._reset_state()  # the stages of a run may differ in precision
-    # Of an extractor that learns too, levels that the classifier does not use get no gradient.
+    # Of an extractor that learns too, levels that the classifier does not use get no gradient; neither does a
+    # backbone that stands still at first.
     learns_all = arguments.mapping("model").get("freeze_extractor", True) is False
+    stands_still = isinstance(arguments, GenderArguments) and arguments.head_epochs > 0
     accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=learns_all)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=learns_all or stands_still)],
         cpu=arguments.cpu,
         mixed_precision=arguments.mixed_precision,
         # A plugin, since the bare number would lose to the launcher's.

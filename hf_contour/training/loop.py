@@ -52,11 +52,19 @@ class TrainingLoop:
         identity: dict[str, Any],
     ) -> None:
         self.task, self.arguments, self.accelerator = task, arguments, accelerator
-        self.num_steps = arguments.max_steps or arguments.epochs * task.data.steps_per_epoch
+        self.num_steps = arguments.max_steps or task.head_steps + arguments.epochs * task.data.steps_per_epoch
         if arguments.channels_last:
             task.model.to(memory_format=torch.channels_last)
         task.model.to(accelerator.device)
-        self.state = TrainingState(task.model, arguments, accelerator, num_steps=self.num_steps, identity=identity)
+        self.state = TrainingState(
+            task.model,
+            arguments,
+            accelerator,
+            num_steps=self.num_steps,
+            identity=identity,
+            head_steps=task.head_steps,
+            head_scale=task.head_scale,
+        )
         self.model = self.state.prepared_model
         self.request = StopRequest()
         self._is_between_steps = True
@@ -151,6 +159,7 @@ class TrainingLoop:
         A step that is skipped, because a number in it is not finite, changes no weight and has such a loss or norm.
         Nothing of a step is looked at before its one gathering over the processes: the device is waited for once.
         """
+        self.task.begin_step(self.progress.step)
         self.guard.begin_step()
         losses, seen = self._accumulate(batches)
         limit = self.arguments.max_grad_norm or math.inf

@@ -76,9 +76,19 @@ class LearningRateSchedule:
         optimizer: its groups' learning rates are the highest ones.
         arguments: `schedule`, `warmup_steps`, `min_lr_scale`, `plateau_factor`, `plateau_patience`.
         num_steps: steps in the whole training.
+        head_steps: how many of them come before that, at a constant rate.
+        head_scale: this rate relative to the highest.
     """
 
-    def __init__(self, optimizer: Optimizer, arguments: OptimizationArguments, num_steps: int) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        arguments: OptimizationArguments,
+        num_steps: int,
+        *,
+        head_steps: int = 0,
+        head_scale: float = 1.0,
+    ) -> None:
         self.optimizer = optimizer
         self.plateau: ReduceLROnPlateau | None = None
         warmup_steps = min(arguments.warmup_steps, num_steps)
@@ -96,11 +106,11 @@ class LearningRateSchedule:
             return
         curve: Callable[[int], float] = partial(
             learning_rate_curve,
-            num_steps=num_steps,
+            num_steps=num_steps - head_steps,
             warmup_steps=warmup_steps,
             min_scale=arguments.min_lr_scale if arguments.schedule == "cosine" else 1.0,
         )
-        self.steps = LambdaLR(optimizer, curve)
+        self.steps = LambdaLR(optimizer, lambda step: head_scale if step < head_steps else curve(step - head_steps))
 
     @property
     def rates(self) -> list[float]:

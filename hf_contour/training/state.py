@@ -30,6 +30,8 @@ class TrainingState:
         arguments: settings.
         accelerator: prepares model and optimiser.
         num_steps: steps in the whole training.
+        head_steps: how many of them come before the schedule, at a constant rate.
+        head_scale: this rate relative to the highest.
         identity: what must be equal for a checkpoint to be gone on from; kept in each of them.
     """
 
@@ -41,12 +43,16 @@ class TrainingState:
         *,
         num_steps: int,
         identity: dict[str, Any],
+        head_steps: int = 0,
+        head_scale: float = 1.0,
     ) -> None:
         self.model, self.accelerator, self.identity = model, accelerator, identity
         self.ema = build_ema(model, arguments)
         self.uses_ema = self.ema is not None
         optimizer = build_optimizer(model, arguments)
-        self.schedule = LearningRateSchedule(optimizer, arguments, num_steps)
+        self.schedule = LearningRateSchedule(
+            optimizer, arguments, num_steps, head_steps=head_steps, head_scale=head_scale
+        )
         if arguments.compile:
             model.compile()
         self.prepared_model, self.optimizer = accelerator.prepare(model, optimizer)

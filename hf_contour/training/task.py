@@ -21,9 +21,17 @@ class Task(Protocol):
     model: Any
     processor: ContourImageProcessor
     data: StageData
+    head_steps: int
+    head_scale: float
 
     def train_loader(self, *, start_step: int, num_steps: int) -> DataLoader:
         """Micro-batches of this process from a step on, `gradient_accumulation_steps` for each step."""
+
+    def begin_step(self, step: int) -> None:
+        """To be called before each step, with the number of those that were made."""
+
+    def finish(self, evaluate: Callable[[], Figures]) -> dict[str, Any]:
+        """What becomes of the weights to be published, and facts about it for the results file."""
 
     def set_train_mode(self) -> None:
         """Puts the model in training mode, except for its frozen parts."""
