@@ -130,7 +130,7 @@ class StageData:
         several = not isinstance(arguments.data, str)
         if arguments.balance != "none" or several:
             sources = parse_sources(arguments.data or ()) if several else ()
-            weights = sampling_weights(self.rows, arguments.balance, sources=sources)
+            weights = sampling_weights(self.rows, arguments.balance or "none", sources=sources)
         return SampleOrder(
             len(self.rows),
             self.batch_size,

@@ -22,7 +22,7 @@ def spoilt(task, model, batch):
     loss = train_loss(task, model, batch)
     made.append(1)
     if len(made) == 3 and torch.distributed.get_rank() == 1:
-        next(one for name, one in task.model.named_buffers() if name.endswith("running_var")).fill_(float("inf"))
+        next(one for name, one in task.model.named_buffers() if name.endswith("running_var")).data.fill_(float("inf"))
     return loss
 
 contour_stage.ContourTask.train_loss = spoilt
