@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from .configuration_contour_extractor import (
     MAX_CHANNELS,
     MAX_LABELS,
+    MAX_STRIDE,
     ContourExtractorConfig,
     check_backbone_name,
     check_choice,
@@ -47,7 +48,7 @@ CONTOUR_FEATURES = ("levels", "fused", "none")
 CONTOUR_DOWNSAMPLINGS = ("conv", "average")
 CONTOUR_KINDS = ("texture", "edges", "outline")
 DEFAULT_LEVELS = ("texture",)
-FUSIONS = ("concat", "conv", "concat_conv")
+FUSIONS = ("concat", "conv", "concat_conv", "late")
 HEADS = ("linear", "mlp", "cnn")
 LABELS = ("men", "women")
 CALIBRATED_FIELDS = ("temperature", "abstain_threshold")  # fitted to a model that knows its labels
@@ -55,6 +56,7 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 MAX_BACKBONES = 4
 MAX_HEAD_CELLS = 64
+MAX_PROTOTYPES = 65_536
 
 
 @strict
@@ -63,7 +65,10 @@ class ContourGenderConfig(PreTrainedConfig):
 
     Args:
         extractor_config: the frozen contour extractor, a `ContourExtractorConfig` or its dictionary.
-        backbone: bare name, or names, of timm architectures, or of torchvision's ShuffleNets.
+        backbone: bare name, or names, of timm architectures, or of torchvision's ShuffleNets; `None` for none at all:
+            contours alone decide.
+        backbone_scale: share of height and width at which the backbones see the image, in (0, 1]: contours can be
+            taken from a larger one.
         contour_features: `levels` uses the extractor's unified maps as they are, `fused` its fused map, and `none`
             leaves the extractor out: the backbones alone, with the same fusion and head.
         contour_levels: with `levels`, which: numbers from 0 (finest), or kinds among `texture`, `edges` and
@@ -72,22 +77,31 @@ class ContourGenderConfig(PreTrainedConfig):
         contour_downsampling: how contour features come down to the grid on which they join those of the image:
             `conv` learns it, 3x3 convolutions of stride 2 one after the other; `average` takes the mean of a cell.
         contour_channels: with `conv`, their channels at the end; they grow evenly up to it.
+        contour_stride: pixels of the image to a cell of the grid to which contours are brought down where they have
+            one of their own: with `fusion` `late`, or without a backbone. A power of two.
         freeze_extractor: whether the extractor is never trained, as the method has it; without, it learns with the
             rest, for comparison.
         fusion: `concat` joins contour and image features on the channel axis; `conv` adds their projections
-            and runs the cascaded convolutions; `concat_conv` runs them on the concatenation.
+            and runs the cascaded convolutions; `concat_conv` runs them on the concatenation; `late` gives each branch
+            a head of its own and adds their logits.
+        contour_weight: of the contour branch's logits beside those of the image branch, with `late`.
+        branch_loss_weight: of the losses of each branch's own logits, with `late`.
+        branch_dropout: share of the images, while training, of which one of the branches, at random, is not seen.
         fusion_layers: how many convolutions are cascaded.
         fusion_kernel_size: their size N, odd.
         fusion_channels: their channels.
         head: `linear`, `mlp` (one hidden layer) or `cnn` (a residual convolution module before the linear).
         head_channels: channels of the hidden layer of `mlp`.
         head_grid: rows and columns to which the head averages the map before it flattens it, so that it knows the
-            place of what it sees; `[1, 1]` averages over the whole image.
+            place of what it sees; `[1, 1]` averages over the whole image, as the image branch of `late` always does.
         head_dropout: share of features dropped before the last layer while training.
         temperature: divides the logits in evaluation mode, so that confidence is calibrated; fitted after
             training.
         abstain_threshold: confidence below which a caller should rather not decide; 0 decides always. Chosen after
             training, and heeded by the pipeline on request.
+        num_prototypes: features of training images that the model remembers, to tell how familiar another one is.
+        familiarity_scale: distance to them at which the familiarity is .5; the median of known images.
+        familiarity_threshold: familiarity below which a caller should rather not decide; 0 decides always.
         image_mean: mean of each channel that the images are normalised with, for pixels in [0, 1].
         image_std: standard deviation of each channel that they are normalised with.
 
@@ -98,26 +112,39 @@ class ContourGenderConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "contour_gender"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "level_features"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "hidden_states",
+        "level_features",
+        "branch_logits",
+        "familiarity",
+    ]
     sub_configs: ClassVar[dict[str, Any]] = {"extractor_config": ContourExtractorConfig}
 
     extractor_config: Any = None
-    backbone: str | list[str] | tuple[str, ...] = "tf_efficientnet_lite0"
+    backbone: str | list[str] | tuple[str, ...] | None = "tf_efficientnet_lite0"
+    backbone_scale: float | int = 1.0
     contour_features: str = "levels"
     contour_levels: list[int] | list[str] | tuple[int, ...] | tuple[str, ...] | None = None
     contour_downsampling: str = "conv"
     contour_channels: int = 128
+    contour_stride: int = 16
     freeze_extractor: bool = True
     fusion: str = "concat_conv"
     fusion_layers: int = 2
     fusion_kernel_size: int = 3
     fusion_channels: int = 128
+    contour_weight: float | int = 0.3
+    branch_loss_weight: float | int = 0.0
+    branch_dropout: float | int = 0.0
     head: str = "linear"
     head_channels: int = 128
     head_grid: list[int] | tuple[int, ...] = (4, 3)
     head_dropout: float | int = 0.0
     temperature: float | int = 1.0
     abstain_threshold: float | int = 0.0
+    num_prototypes: int = 0
+    familiarity_scale: float | int = 1.0
+    familiarity_threshold: float | int = 0.0
     image_mean: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
     image_std: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
 
@@ -172,7 +199,12 @@ class ContourGenderConfig(PreTrainedConfig):
     @property
     def backbones(self) -> list[str]:
         """The names of the backbones, also when there is one."""
-        return [self.backbone] if isinstance(self.backbone, str) else list(self.backbone)
+        return [self.backbone] if isinstance(self.backbone, str) else list(self.backbone or ())
+
+    @property
+    def has_contour_grid(self) -> bool:
+        """Whether contours are brought down to a grid of their own, and not to that of the backbones."""
+        return self.contour_features != "none" and (self.fusion == "late" or not self.backbones)
 
     @property
     def contour_level_indices(self) -> list[int]:
@@ -212,10 +244,33 @@ class ContourGenderConfig(PreTrainedConfig):
 
     def validate_backbone(self) -> None:
         """Part of the validation by `@strict`: the backbones and the normalisation they expect."""
-        check_range("len(backbone)", len(self.backbones), 1, MAX_BACKBONES)
+        check_range("len(backbone)", len(self.backbones), 0 if self.backbone is None else 1, MAX_BACKBONES)
+        if self.backbone is None and self.contour_features == "none":
+            raise ValueError("backbone is None and contour_features is 'none': nothing would be seen; set one.")
+        check_range("backbone_scale", self.backbone_scale, 0.01, 1)
         for name in self.backbones:
             check_backbone_name("backbone", name, extra_names=SHUFFLENETS)
         check_normalisation(self.image_mean, self.image_std, 3)
+
+    def validate_branches(self) -> None:
+        """Part of the validation by `@strict`: how the branches decide together, and what is remembered."""
+        check_range("contour_stride", self.contour_stride, 1, MAX_STRIDE)
+        least = self.extractor_config.output_stride if self.has_contour_grid else 1
+        if self.contour_stride & (self.contour_stride - 1) or self.contour_stride < least:
+            raise ValueError(
+                f"contour_stride is {self.contour_stride}; expected a power of two, at least the extractor's "
+                f"output_stride where contours have a grid of their own ({least})."
+            )
+        check_range("contour_weight", self.contour_weight, 0, 100)
+        check_range("branch_loss_weight", self.branch_loss_weight, 0, 100)
+        check_range("branch_dropout", self.branch_dropout, 0, 1)
+        if self.branch_dropout and (not self.backbones or self.contour_features == "none"):
+            raise ValueError(f"branch_dropout is {self.branch_dropout}, but there is one branch alone; set it to 0.")
+        check_range("num_prototypes", self.num_prototypes, 0, MAX_PROTOTYPES)
+        check_range("familiarity_scale", self.familiarity_scale, 1e-6, 1e6)
+        check_range("familiarity_threshold", self.familiarity_threshold, 0, 1)
+        if self.familiarity_threshold and not self.num_prototypes:
+            raise ValueError("familiarity_threshold is set, but num_prototypes is 0: nothing is remembered.")
 
     def validate_head(self) -> None:
         """Part of the validation by `@strict`: fusion, head and labels."""
@@ -271,6 +326,10 @@ class ContourGenderConfig(PreTrainedConfig):
         if channels and self.contour_downsampling == "conv":
             num_parameters += 9 * self.contour_channels * (channels + self.contour_channels)
             channels = self.contour_channels
+        num_parameters += self.num_prototypes * (sum(image_channels) or channels)
+        if self.fusion == "late":
+            heads = self._num_head_parameters(sum(image_channels), cells=1) + self._num_head_parameters(channels)
+            return num_parameters + heads
         joined, width, area = channels + sum(image_channels), self.fusion_channels, self.fusion_kernel_size**2
         if self.fusion == "concat":
             return num_parameters + self._num_head_parameters(joined)
@@ -289,9 +348,9 @@ class ContourGenderConfig(PreTrainedConfig):
             return extractor.fusion_channels
         return extractor.level_channels * (extractor.num_levels if extractor.fusion == "concat" else 1)
 
-    def _num_head_parameters(self, fused: int) -> int:
+    def _num_head_parameters(self, fused: int, cells: int | None = None) -> int:
         num_parameters = 18 * fused**2 if self.head == "cnn" else 0
-        flat = fused * self.head_grid[0] * self.head_grid[1]
+        flat = fused * (cells or self.head_grid[0] * self.head_grid[1])
         if self.head == "mlp":
             return num_parameters + self.head_channels * (flat + self.num_labels)
         return num_parameters + flat * self.num_labels

@@ -3,6 +3,9 @@
 Shapes: B images, H x W pixels, K classes.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -119,8 +122,30 @@ def classification_loss(
     return losses.sum() / counted.sum().clamp_min(1)
 
 
+def branched_loss(
+    logits: Tensor, branch_logits: Sequence[Tensor], labels: Tensor, *, branch_loss_weight: float, **options: Any
+) -> Tensor:
+    """The loss of what the branches decide together, and of what each decides alone.
+
+    Args:
+        logits: `(B, K)`, of all together.
+        branch_logits: `(B, K)` of each branch.
+        labels: as in `classification_loss`.
+        branch_loss_weight: of the sum of the branches' losses; 0 leaves them out.
+        **options: further arguments of `classification_loss`.
+
+    Returns:
+        Scalar.
+    """
+    loss = classification_loss(logits, labels, **options)
+    if branch_loss_weight:
+        alone = [classification_loss(branch, labels, **options) for branch in branch_logits]
+        loss = loss + branch_loss_weight * torch.stack(alone).sum()
+    return loss
+
+
 def _is_whole(labels: Tensor) -> bool:
     return not labels.is_floating_point() and not labels.is_complex()
 
 
-__all__ = ["IGNORE_CLASS", "IGNORE_LABEL", "classification_loss", "edge_loss"]
+__all__ = ["IGNORE_CLASS", "IGNORE_LABEL", "branched_loss", "classification_loss", "edge_loss"]

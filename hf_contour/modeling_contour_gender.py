@@ -3,35 +3,41 @@
 Shapes: B images, C channels, H x W pixels; S is the stride at which features join, K the number of labels.
 """
 
-import functools
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_contour_gender import SHUFFLENETS, ContourGenderConfig
-from .loss_contour import classification_loss
+from .configuration_contour_gender import ContourGenderConfig
+from .familiarity_contour import Familiarity, choose_prototypes, mean_distance
+from .loss_contour import branched_loss
+from .modeling_contour_branches import (
+    ContourClassifier,
+    ContourDownsampling,
+    ContourFusion,
+    ImageBackbone,
+    LateClassifier,
+    expected_normalisation,
+    plan_backbone,
+    pool_to_grid,
+    pool_to_stride,
+    reduce_to_scale,
+    renormalise,
+)
 from .modeling_contour_extractor import (
     ContourExtractorModel,
     ContourPreTrainedModel,
-    ConvNormAct,
-    ResNetModule,
-    TimmPart,
     check_pixel_values,
-    load_backbone_weights,
     pad_to_multiple,
 )
 from .pipeline_contour import ContourImageClassificationPipeline  # noqa: F401 - saving a model copies what it imports
-from .weight_checks_contour import LimitedPlanning
 
 
 @dataclass
@@ -39,7 +45,8 @@ class ContourGenderModelOutput(ModelOutput):
     """Contour and image features, fused.
 
     Args:
-        last_hidden_state: `(B, C, H/S, W/S)`, the fused map.
+        last_hidden_state: `(B, C, H/S, W/S)`: the fused map; with `late` fusion, where there is none, that of the
+            image branch, or of the contours where they are alone.
         pooler_output: `(B, C)`, its mean: an embedding of the image.
         hidden_states: as in `ContourImageClassifierOutput`.
         level_features: as in `ContourImageClassifierOutput`.
@@ -58,10 +65,12 @@ class ContourImageClassifierOutput(ModelOutput):
     Args:
         loss: scalar, when labels were given.
         logits: `(B, K)`, before the softmax (one label) or the sigmoid (several).
-        hidden_states: with `output_hidden_states`: the contour features on the common grid (if any), each backbone's
-            map, and the fused map, all `(B, C, H/S, W/S)`.
+        hidden_states: with `output_hidden_states`: the contour features on their grid (if any), each backbone's map,
+            and, but with `late` fusion, the fused map, `(B, C, H/S, W/S)`.
         attentions: always `None`; there is no attention.
         level_features: with `output_level_features`: the extractor's unified levels.
+        branch_logits: with `output_branch_logits`: `(B, K)` of each branch alone, image and contour.
+        familiarity: with `output_familiarity`: `(B,)` in 0..1; .5 is typical of known images, near 0 is unlike them.
     """
 
     loss: Tensor | None = None
@@ -69,172 +78,33 @@ class ContourImageClassifierOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     level_features: tuple[Tensor, ...] | None = None
+    branch_logits: tuple[Tensor, ...] | None = None
+    familiarity: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class BackbonePlan:
-    """What is known of a backbone before any of it is allocated.
-
-    Args:
-        options: with which timm makes it end in a map and, as far as it can, take images of any size.
-        num_features: channels of the map.
-        num_parameters: of the network, without its classifier.
-    """
-
-    options: dict[str, Any]
-    num_features: int
-    num_parameters: int
-
-
-@functools.cache
-def plan_backbone(name: str) -> BackbonePlan:
-    """Builds the network on the meta device, once in a process, and looks at it."""
-    options: dict[str, Any] = {}
-    with LimitedPlanning("backbone"):
-        if name in SHUFFLENETS:
-            network = torchvision.models.get_model(name, weights=None)
-            num_features = network.fc.in_features
-        else:
-            options = {"num_classes": 0, "global_pool": ""}
-            network = timm.create_model(name, pretrained=False, **options)
-            # Where the head has a convolution of its own, as in MobileNetV3, the map is as wide as that.
-            num_features = getattr(network, "head_hidden_size", None) or network.num_features
-            takes = inspect.signature(type(network).__init__).parameters
-            choices = {"strict_img_size": False, "dynamic_img_size": True}
-            options |= dict([choice for choice in choices.items() if choice[0] in takes][:1])
-    return BackbonePlan(options, num_features, sum(parameter.numel() for parameter in network.parameters()))
-
-
-class ImageBackbone(TimmPart):
-    """One image network without its classifier, ending in a feature map."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.name = name
-        plan = plan_backbone(name)
-        self.num_features = plan.num_features
-        if name in SHUFFLENETS:
-            network = torchvision.models.get_model(name, weights=None)
-            self.stride = 32
-            self.network = nn.Sequential()
-            for child in ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"):
-                self.network.add_module(child, getattr(network, child))
-            self.surplus: tuple[str, ...] = ("fc.",)
-        else:
-            self.network = timm.create_model(name, pretrained=False, **plan.options)
-            self.stride = self.network.feature_info[-1]["reduction"]
-            classifier = self.network.pretrained_cfg["classifier"]
-            names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-            self.surplus = tuple(f"{part}." for part in names)
-        self.keep_initial_weights()
-
-    def load_weights(self, weights: str | Path) -> None:
-        """Fills the network from a file with the names of timm or torchvision; a classifier is left out.
-
-        Raises:
-            ValueError: Naming the file and what does not fit.
-        """
-        load_backbone_weights(self.network, weights, surplus=self.surplus)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """`(B, 3, H, W)` to `(B, num_features, H/stride, W/stride)`."""
-        feature_map = self.network(pixel_values)
-        if getattr(self.network, "output_fmt", None) == "NHWC":
-            feature_map = feature_map.permute(0, 3, 1, 2)
-        elif feature_map.ndim == 3:  # tokens, those of the class first
-            rows, columns = (side // self.stride for side in pixel_values.shape[-2:])
-            tokens = feature_map[:, feature_map.shape[1] - rows * columns :]
-            feature_map = tokens.transpose(1, 2).unflatten(2, (rows, columns))
-        if feature_map.ndim != 4 or feature_map.shape[1] != self.num_features:
-            raise ValueError(
-                f"backbone {self.name} gives features of shape {tuple(feature_map.shape)}; expected maps of (batch, "
-                f"{self.num_features}, height, width), or the same as tokens or with the channels last."
-            )
-        return feature_map
-
-
-class ContourDownsampling(nn.Module):
-    """Brings contour features down to the grid on which they join the image's, by learned convolutions.
-
-    An average over a cell of 32x32 pixels says how much contour there is; the convolutions also say of what form.
+@dataclass
+class BranchMaps:
+    """What the branches see of a batch.
 
     Args:
-        in_channels: C of the contour features.
-        out_channels: of the result; the layers' channels grow evenly up to it.
-        stride: of the contour features.
-        wanted: stride of the grid, a multiple of it; factors other than 2 are averaged over.
+        contour: `(B, C, h, w)`, brought down to the grid on which it joins; `None` without contours.
+        images: of each backbone, on the grid on which they join.
+        levels: of the extractor, on request.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, wanted: int):
-        super().__init__()
-        ratio = wanted // stride
-        num_layers = (ratio & -ratio).bit_length() - 1  # how often 2 divides it
-        widths = [in_channels, *(math.ceil(out_channels * (index + 1) / num_layers) for index in range(num_layers))]
-        self.layers = nn.Sequential(
-            *(ConvNormAct(widths[index], widths[index + 1], 3, stride=2) for index in range(num_layers))
-        )
-        self.num_features, self.stride, self.wanted = widths[-1], stride * 2**num_layers, wanted
+    contour: Tensor | None
+    images: list[Tensor]
+    levels: tuple[Tensor, ...] | None
 
-    def forward(self, contours: Tensor) -> Tensor:
-        """`(B, C, H/stride, W/stride)` to `(B, num_features, H/wanted, W/wanted)`."""
-        return pool_to_stride(self.layers(contours), self.stride, self.wanted)
+    @property
+    def all(self) -> list[Tensor]:
+        """The maps that are there, contours first."""
+        return [*([] if self.contour is None else [self.contour]), *self.images]
 
-
-class ContourFusion(nn.Module):
-    """Joins contour features and image features of one size.
-
-    Source: CN113298092B, claim 3, step S205.
-    """
-
-    def __init__(self, config: ContourGenderConfig, in_channels: Sequence[int]):
-        super().__init__()
-        self.kind = config.fusion
-        width = sum(in_channels)
-        if config.fusion == "concat":
-            self.channels = width
-            return
-        self.channels = config.fusion_channels
-        if config.fusion == "conv":
-            self.projections = nn.ModuleList(
-                [ConvNormAct(channels, config.fusion_channels, 1) for channels in in_channels]
-            )
-            width = config.fusion_channels
-        widths = [width] + [config.fusion_channels] * config.fusion_layers
-        self.layers = nn.Sequential(
-            *(
-                ConvNormAct(widths[index], widths[index + 1], config.fusion_kernel_size)
-                for index in range(config.fusion_layers)
-            )
-        )
-
-    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """Maps `(B, C_i, h, w)` to `(B, channels, h, w)`."""
-        if self.kind == "conv":
-            projected = [layer(feature_map) for layer, feature_map in zip(self.projections, feature_maps, strict=True)]
-            return self.layers(torch.stack(projected).sum(dim=0))
-        joined = torch.cat(tuple(feature_maps), dim=1)
-        return self.layers(joined) if self.kind == "concat_conv" else joined
-
-
-class ContourClassifier(nn.Module):
-    """The second network: fused features to class scores. Source: CN113298092B, step S206."""
-
-    def __init__(self, config: ContourGenderConfig, in_channels: int):
-        super().__init__()
-        self.conv = ResNetModule(config.extractor_config, in_channels) if config.head == "cnn" else nn.Identity()
-        self.hidden = nn.Identity()
-        self.grid = (config.head_grid[0], config.head_grid[1])
-        width = in_channels * self.grid[0] * self.grid[1]
-        if config.head == "mlp":
-            self.hidden = nn.Sequential(nn.Linear(width, config.head_channels), nn.ReLU())
-            width = config.head_channels
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.output = nn.Linear(width, config.num_labels)
-
-    def forward(self, feature_map: Tensor) -> Tensor:
-        """`(B, C, h, w)` to `(B, K)`."""
-        pooled = pool_to_grid(self.conv(feature_map), self.grid).flatten(1)
-        return self.output(self.dropout(self.hidden(pooled)))
+    @property
+    def semantic(self) -> Tensor:
+        """What says most about the kind of image: the image branch's map, or the contours' where they are alone."""
+        return torch.cat(self.images, dim=1) if self.images else self.all[0]
 
 
 class ContourGenderPreTrainedModel(ContourPreTrainedModel):
@@ -260,28 +130,49 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
         plans = [plan_backbone(name) for name in config.backbones]
         config.check_size([plan.num_features for plan in plans], sum(plan.num_parameters for plan in plans))
         self.image_backbones = nn.ModuleList([ImageBackbone(name) for name in config.backbones])
-        in_channels = [backbone.num_features for backbone in self.image_backbones]
-        self.join_stride = self.stride = math.lcm(*(backbone.stride for backbone in self.image_backbones))
+        self.image_channels = [backbone.num_features for backbone in self.image_backbones]
+        self.image_stride = self.stride = math.lcm(*(backbone.stride for backbone in self.image_backbones))
+        self.contour_channels = 0
         self.extractor: ContourExtractorModel | None = None
         self.contour_downsampling: nn.Module = nn.Identity()
+        self.join_stride = self.image_stride
         if config.contour_features != "none":
-            self.extractor = extractor = ContourExtractorModel(config.extractor_config)
-            self.level_indices = config.contour_level_indices
-            stride = extractor.config.output_stride
-            self.join_stride = math.lcm(stride, self.join_stride)
-            self.stride = math.lcm(extractor.stride, self.join_stride)
-            channels = extractor.num_features
-            if config.contour_features == "levels":
-                channels = len(self.level_indices) * extractor.config.level_channels
-            if config.contour_downsampling == "conv":
-                self.contour_downsampling = ContourDownsampling(
-                    channels, config.contour_channels, stride=stride, wanted=self.join_stride
-                )
-                channels = self.contour_downsampling.num_features
-            else:
-                self.contour_downsampling = nn.AvgPool2d(self.join_stride // stride)
-            in_channels = [channels, *in_channels]
-        self.contour_fusion = ContourFusion(config, in_channels)
+            self._build_contour_branch(config)
+        in_channels = [self.contour_channels] * (self.extractor is not None) + self.image_channels
+        self.contour_fusion = None if config.fusion == "late" else ContourFusion(config, in_channels)
+        self.familiarity: Familiarity | None = None
+        if config.num_prototypes:
+            self.familiarity = Familiarity(config.num_prototypes, self.num_familiarity_features)
+
+    def _build_contour_branch(self, config: ContourGenderConfig) -> None:
+        self.extractor = extractor = ContourExtractorModel(config.extractor_config)
+        self.level_indices = config.contour_level_indices
+        stride = extractor.config.output_stride
+        grid_stride = config.contour_stride if config.has_contour_grid else math.lcm(stride, self.image_stride)
+        channels = extractor.num_features
+        if config.contour_features == "levels":
+            channels = len(self.level_indices) * extractor.config.level_channels
+        self.contour_channels = channels
+        if config.contour_downsampling == "conv":
+            self.contour_downsampling = ContourDownsampling(
+                channels, config.contour_channels, stride=stride, wanted=grid_stride
+            )
+            self.contour_channels = self.contour_downsampling.num_features
+        else:
+            self.contour_downsampling = nn.AvgPool2d(grid_stride // stride)
+        if config.fusion != "late":
+            self.join_stride = grid_stride
+        self.stride = math.lcm(extractor.stride, grid_stride, self.image_stride)
+
+    @property
+    def num_familiarity_features(self) -> int:
+        """How many features say whether an image is familiar."""
+        return sum(self.image_channels) or self.contour_channels
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Familiarity):
+            init.zeros_(module.prototypes)
 
     def after_loading(self) -> None:
         """Freezes the extractor again: loading sets `requires_grad` anew on every parameter."""
@@ -320,10 +211,48 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
             pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
 
         Returns:
-            Maps `(B, C, H'/stride, W'/stride)` of the image padded to a multiple of the model's stride.
+            Maps `(B, C, H'/stride, W'/stride)` of the image padded to a multiple of the model's stride and brought to
+            `backbone_scale`.
         """
         pixel_values = pad_to_multiple(pixel_values, self.stride)
+        pixel_values = reduce_to_scale(pixel_values, self.config.backbone_scale, self.image_stride)
         return [backbone(pixel_values) for backbone in self.image_backbones]
+
+    def familiarity_features(self, pixel_values: Tensor) -> Tensor:
+        """What familiarity is judged by: the pooled features of the image branch, or of contours that are alone.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
+
+        Returns:
+            `(B, D)`.
+        """
+        return pool_to_grid(self._branch_maps(pixel_values).semantic, (1, 1)).flatten(1)
+
+    def fit_familiarity(
+        self, features: Tensor, known_features: Tensor, *, num_prototypes: int = 256, seed: int = 0
+    ) -> None:
+        """Makes the model remember training images, and what distance to them is usual.
+
+        Args:
+            features: `(M, D)`, `familiarity_features` of the training images.
+            known_features: `(L, D)`, those of validation images of the same sources: the familiarity of the median one
+                becomes .5.
+            num_prototypes: how many images are remembered.
+            seed: of their choice.
+        """
+        prototypes = choose_prototypes(features, num_prototypes, seed=seed)
+        self.familiarity = Familiarity(*prototypes.shape).to(self.device, self.dtype)
+        self.familiarity.prototypes.copy_(prototypes)
+        self.config.num_prototypes = len(prototypes)
+        usual = mean_distance(known_features.to(prototypes.device), prototypes).median().item()
+        self.config.familiarity_scale = max(usual, 1e-6)
+
+    def _familiarity(self, maps: BranchMaps) -> Tensor:
+        if self.familiarity is None:
+            raise ValueError("output_familiarity came to a model whose config has no num_prototypes: fit them first.")
+        distance = self.familiarity(pool_to_grid(maps.semantic, (1, 1)).flatten(1))
+        return 1 / (1 + distance / self.config.familiarity_scale)
 
     def _contour_branch(
         self, pixel_values: Tensor, extractor: nn.Module | None, *, with_levels: bool = False
@@ -343,29 +272,55 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
                 return torch.cat(chosen, dim=1), features.level_features
             return features.last_hidden_state, features.level_features
 
-    def _fuse(
+    def _branch_maps(
         self,
         pixel_values: Tensor | None,
         contour_features: Tensor | None = None,
         image_features: Sequence[Tensor] | None = None,
         *,
         with_levels: bool = False,
-    ) -> tuple[list[Tensor], tuple[Tensor, ...] | None]:
-        """The maps that are joined and, last, the fused one `(B, C, H/S, W/S)`; on request the extractor's levels."""
-        if image_features is None or (contour_features is None and self.extractor is not None):
+    ) -> BranchMaps:
+        """What each branch sees, on the grids on which it joins; features that are given are not computed."""
+        contour_missing = self.extractor is not None and contour_features is None
+        images_missing = bool(self.image_backbones) and image_features is None
+        if contour_missing or images_missing:
             pixel_values = pad_to_multiple(check_pixel_values(pixel_values, 3).to(self.dtype), self.stride)
-        maps, level_features = [], None
-        if self.extractor is not None:
-            if contour_features is None:
-                contour_features, level_features = self._contour_branch(
-                    pixel_values, self.extractor, with_levels=with_levels
-                )
-            maps.append(self.contour_downsampling(contour_features))
-        if image_features is None:
+        levels = None
+        if contour_missing:
+            contour_features, levels = self._contour_branch(pixel_values, self.extractor, with_levels=with_levels)
+        contour = None if self.extractor is None else self.contour_downsampling(contour_features)
+        if images_missing:
             image_features = self.image_features(pixel_values)
-        for backbone, feature_map in zip(self.image_backbones, image_features, strict=True):
-            maps.append(pool_to_stride(feature_map, backbone.stride, self.join_stride))
-        return [*maps, self.contour_fusion(maps)], level_features if with_levels else None
+        return BranchMaps(contour, self._join_images(image_features or [], contour), levels if with_levels else None)
+
+    def _join_images(self, image_features: Sequence[Tensor], contour: Tensor | None) -> list[Tensor]:
+        """The backbones' maps on one grid: their own, or that of the contours where those are fused with them."""
+        is_fused = contour is not None and self.config.fusion != "late"
+        wanted = self.join_stride if self.config.backbone_scale == 1 or not is_fused else self.image_stride
+        maps = [
+            pool_to_stride(feature_map, backbone.stride, wanted)
+            for backbone, feature_map in zip(self.image_backbones, image_features, strict=True)
+        ]
+        if contour is None or not is_fused or self.config.backbone_scale == 1:
+            return maps
+        size = contour.shape[-2:]
+        return [nn.functional.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps]
+
+    def _drop_branches(self, batch_size: int) -> tuple[Tensor, Tensor] | None:
+        """Which images keep their contours, and which what the backbones see: `(B,)` each, 0 or 1; `None`: all do."""
+        if not self.training or not self.config.branch_dropout:
+            return None
+        draw = torch.rand(batch_size, device=self.device) * 2
+        without_contour, without_image = draw < self.config.branch_dropout, draw >= 2 - self.config.branch_dropout
+        return (~without_contour).to(self.dtype), (~without_image).to(self.dtype)
+
+    def _fused(self, maps: BranchMaps, kept: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """The maps joined to one, `(B, C, H/S, W/S)`; branches that an image does not keep are zero."""
+        joined = maps.all
+        if kept is not None:
+            joined = [part * kept[part is not maps.contour][:, None, None, None] for part in joined]
+        assert self.contour_fusion is not None
+        return self.contour_fusion(joined)
 
 
 class ContourGenderModel(ContourGenderPreTrainedModel):
@@ -409,12 +364,13 @@ class ContourGenderModel(ContourGenderPreTrainedModel):
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        maps, level_features = self._fuse(pixel_values, with_levels=output_level_features)
+        maps = self._branch_maps(pixel_values, with_levels=output_level_features)
+        fused = maps.semantic if self.contour_fusion is None else self._fused(maps)
         return ContourGenderModelOutput(
-            last_hidden_state=maps[-1],
-            pooler_output=pool_to_grid(maps[-1], (1, 1)).flatten(1),
-            hidden_states=tuple(maps) if output_hidden_states else None,
-            level_features=level_features,
+            last_hidden_state=fused,
+            pooler_output=pool_to_grid(fused, (1, 1)).flatten(1),
+            hidden_states=(*maps.all, fused) if output_hidden_states else None,
+            level_features=maps.levels,
         )
 
 
@@ -427,7 +383,10 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
     def __init__(self, config: ContourGenderConfig):
         super().__init__(config)
         self.loss_type = "ForImageClassification"  # Transformers would guess it from the name of a subclass
-        self.classifier = ContourClassifier(config, self.contour_fusion.channels)
+        if self.contour_fusion is None:
+            self.classifier = LateClassifier(config, sum(self.image_channels), self.contour_channels)
+        else:
+            self.classifier = ContourClassifier(config, self.contour_fusion.channels)
         self.post_init()
         self.after_loading()
 
@@ -435,7 +394,7 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
     def from_extractor_and_backbone(
         cls,
         extractor: Any,
-        backbone: str | Sequence[str],
+        backbone: str | Sequence[str] | None,
         *,
         backbone_weights: str | Path | Sequence[str | Path] | None = None,
         **config_fields: Any,
@@ -444,10 +403,11 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
 
         Args:
             extractor: a `ContourExtractorModel`, or the folder of one (with or without its single-channel head).
-            backbone: bare timm or ShuffleNet name, or several.
+            backbone: bare timm or ShuffleNet name, or several; `None` for contours alone.
             backbone_weights: a `.safetensors` or `.pth` file for each backbone.
             **config_fields: further fields of `ContourGenderConfig`, such as `id2label`. Without `image_mean`
-                and `image_std` the normalisation is the one that the backbone was pretrained with.
+                and `image_std` the normalisation is the one that the backbone was pretrained with; without a
+                backbone it is the extractor's.
 
         Returns:
             The model, its fusion and head with random weights. Images reach the extractor normalised as its
@@ -458,9 +418,10 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
         """
         if not isinstance(extractor, nn.Module):
             extractor = ContourExtractorModel.from_pretrained(extractor)
-        names = [backbone] if isinstance(backbone, str) else list(backbone)
+        names = [backbone] if isinstance(backbone, str) else list(backbone or ())
         if "image_mean" not in config_fields or "image_std" not in config_fields:
-            mean, std = expected_normalisation(names)
+            own = (extractor.config.image_mean, extractor.config.image_std)
+            mean, std = expected_normalisation(names) if names else own
             config_fields = {"image_mean": mean, "image_std": std, **config_fields}
         config = ContourGenderConfig(extractor_config=extractor.config.to_dict(), backbone=backbone, **config_fields)
         model = cls(config)
@@ -483,6 +444,8 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
         image_features: Sequence[Tensor] | None = None,
         output_hidden_states: bool | None = None,
         output_level_features: bool = False,
+        output_branch_logits: bool = False,
+        output_familiarity: bool = False,
         **kwargs: Any,
     ) -> ContourImageClassifierOutput:
         """Classifies images.
@@ -497,11 +460,16 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
             image_features: what `image_features` gave for these images; the backbones are then not run.
             output_hidden_states: also return the feature maps that were joined.
             output_level_features: also return the extractor's levels.
+            output_branch_logits: also return what each branch decides alone, with `late` fusion.
+            output_familiarity: also return how familiar the images are, of a model that remembers some.
             **kwargs: only what Transformers passes to every model.
 
         Returns:
             Logits `(B, K)`, divided by the config's `temperature` in evaluation mode; the loss is of the
-            undivided logits.
+            undivided logits. Those of the branches are undivided too.
+
+        Raises:
+            ValueError: If the model has not what is asked for.
 
         Example:
             >>> import torch
@@ -514,62 +482,42 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        maps, level_features = self._fuse(
-            pixel_values, contour_features, image_features, with_levels=output_level_features
-        )
-        logits = self.classifier(maps[-1])
+        maps = self._branch_maps(pixel_values, contour_features, image_features, with_levels=output_level_features)
+        kept = self._drop_branches(len(maps.all[0]))
+        branch_logits, hidden_states = (), maps.all
+        if self.contour_fusion is None:
+            branch_logits = self.classifier(torch.cat(maps.images, dim=1) if maps.images else None, maps.contour)
+            logits = self._decide_together(branch_logits, kept)
+        else:
+            fused = self._fused(maps, kept)
+            hidden_states, logits = [*hidden_states, fused], self.classifier(fused)
+        if output_branch_logits and not branch_logits:
+            raise ValueError(
+                f"output_branch_logits came to a model whose fusion is {self.config.fusion!r}, not 'late'."
+            )
         loss = None
         if labels is not None:
-            loss = classification_loss(logits, labels, problem_type=self.config.problem_type)
+            weight, problem_type = self.config.branch_loss_weight, self.config.problem_type
+            loss = branched_loss(logits, branch_logits, labels, branch_loss_weight=weight, problem_type=problem_type)
         if self.config.temperature != 1 and not self.training:
             logits = logits / self.config.temperature
         return ContourImageClassifierOutput(
             loss=loss,
             logits=logits,
-            hidden_states=tuple(maps) if output_hidden_states else None,
-            level_features=level_features,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            level_features=maps.levels,
+            branch_logits=branch_logits if output_branch_logits else None,
+            familiarity=self._familiarity(maps) if output_familiarity else None,
         )
 
-
-def expected_normalisation(names: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation that the backbones were pretrained with.
-
-    Raises:
-        ValueError: If they differ among the backbones.
-    """
-    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's, for its ShuffleNets
-    expected = {}
-    for name in names:
-        pretrained = None if name in SHUFFLENETS else timm.get_pretrained_cfg(name)
-        expected[name] = (tuple(pretrained.mean), tuple(pretrained.std)) if pretrained else imagenet
-    if len(set(expected.values())) > 1:
-        raise ValueError(
-            f"The backbones were pretrained with different normalisation: {expected}. Give image_mean and image_std."
-        )
-    mean, std = expected[names[0]]
-    return list(mean), list(std)
-
-
-def renormalise(pixel_values: Tensor, given: Any, wanted: Any) -> Tensor:
-    """Turns pixels normalised by one config's mean and deviation into those of another; the same if they agree."""
-    if given.image_mean == wanted.image_mean and given.image_std == wanted.image_std:
-        return pixel_values
-    pairs = list(zip(given.image_mean, given.image_std, wanted.image_mean, wanted.image_std, strict=True))
-    scale = pixel_values.new_tensor([std / new_std for _, std, _, new_std in pairs])
-    shift = pixel_values.new_tensor([(mean - new_mean) / new_std for mean, _, new_mean, new_std in pairs])
-    return pixel_values * scale[:, None, None] + shift[:, None, None]
-
-
-def pool_to_stride(feature_map: Tensor, stride: int, wanted: int) -> Tensor:
-    """Averages a map `(B, C, H/stride, W/stride)` over the cells of a coarser grid `(B, C, H/wanted, W/wanted)`."""
-    return feature_map if stride == wanted else nn.functional.avg_pool2d(feature_map, wanted // stride)
-
-
-def pool_to_grid(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Averages a map `(B, C, h, w)` over the cells of a grid `(B, C, rows, columns)`, whatever its size."""
-    if grid == (1, 1):
-        return feature_map.mean(dim=(2, 3), keepdim=True)
-    return nn.functional.adaptive_avg_pool2d(feature_map, grid)
+    def _decide_together(self, branch_logits: Sequence[Tensor], kept: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The weighted sum of the branches' logits `(B, K)`; a branch that is alone decides alone."""
+        if len(branch_logits) == 1:
+            return branch_logits[0]
+        image, contour = branch_logits
+        if kept is not None:
+            image, contour = image * kept[1][:, None], contour * kept[0][:, None]
+        return image + self.config.contour_weight * contour
 
 
 ContourGenderModel.register_for_auto_class("AutoModel")

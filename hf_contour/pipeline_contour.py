@@ -93,6 +93,8 @@ class ContourImageClassificationPipeline(OpensImages, ImageClassificationPipelin
         [{"label": None, "score": 0.64}]
 
     with that best score, so that `result[0]["label"] is None` wherever there is no decision, and no result is empty.
+    So does an image less familiar than the config's `familiarity_threshold`, if one is fitted;
+    `return_familiarity=True` adds to each answer the `familiarity` of its image, in 0..1.
     """
 
     def check_model_type(self, supported_models: list[str] | dict[str, Any]) -> None:
@@ -100,15 +102,26 @@ class ContourImageClassificationPipeline(OpensImages, ImageClassificationPipelin
         if self.model.config.model_type != MODEL_TYPE:
             super().check_model_type(supported_models)
 
-    def _sanitize_parameters(self, on_error: str | None = None, abstain: bool | None = None, **parameters: Any) -> Any:
+    def _sanitize_parameters(
+        self,
+        on_error: str | None = None,
+        abstain: bool | None = None,
+        return_familiarity: bool | None = None,
+        **parameters: Any,
+    ) -> Any:
         preprocess, forward, postprocess = super()._sanitize_parameters(**parameters)
-        if abstain and not getattr(self.model.config, "abstain_threshold", 0):
+        thresholds = [getattr(self.model.config, f"{name}_threshold", 0) for name in ("abstain", "familiarity")]
+        if abstain and not any(thresholds):
             raise ValueError(
-                "abstain came with a model whose config has no abstain_threshold above 0. Let scripts/calibrate.py "
+                "abstain came with a model whose config has no abstain_threshold above 0. Let `hf-contour calibrate` "
                 "choose one, set model.config.abstain_threshold, or leave it out."
             )
         if abstain is not None:
             postprocess = {**postprocess, "abstain": abstain}
+        if return_familiarity is not None:
+            postprocess = {**postprocess, "return_familiarity": return_familiarity}
+        if return_familiarity or (abstain and thresholds[1]):
+            forward = {**forward, "output_familiarity": True}
         if on_error is None:
             return preprocess, forward, postprocess
         if on_error not in ON_ERROR:
@@ -162,32 +175,45 @@ class ContourImageClassificationPipeline(OpensImages, ImageClassificationPipelin
             return {"pixel_values": torch.empty(0, dtype=self.dtype), "error": str(error)}
         return {"pixel_values": inputs["pixel_values"], "error": None} if on_error == "report" else inputs
 
-    def _forward(self, model_inputs: Mapping[str, Any]) -> Any:
+    def _forward(self, model_inputs: Mapping[str, Any], output_familiarity: bool = False) -> Any:
         """Runs the images that could be read; rows of the others stay NaN and carry their `error`."""
+        asked = {"output_familiarity": True} if output_familiarity else {}
         if "error" not in model_inputs:
-            return super()._forward(model_inputs)
+            return self.model(**model_inputs, **asked)
         errors = model_inputs["error"]
         errors = errors if isinstance(errors, list) else [errors]  # one image alone is not put in a list
-        logits = torch.full((len(errors), self.model.config.num_labels), torch.nan)
         good = [place for place, error in enumerate(errors) if error is None]
-        if good:
-            logits[good] = self.model(pixel_values=model_inputs["pixel_values"]).logits.to(logits)
-        return {"logits": logits, "error": errors}
+        found = self.model(pixel_values=model_inputs["pixel_values"], **asked) if good else {}
+        rows = {"logits": torch.full((len(errors), self.model.config.num_labels), torch.nan)}
+        if output_familiarity:
+            rows["familiarity"] = torch.full((len(errors),), torch.nan)
+        for name, values in rows.items():
+            if good:
+                values[good] = found[name].to(values)
+        return {**rows, "error": errors}
 
     def postprocess(
-        self, model_outputs: Mapping[str, Any], abstain: bool = False, **parameters: Any
+        self,
+        model_outputs: Mapping[str, Any],
+        abstain: bool = False,
+        return_familiarity: bool = False,
+        **parameters: Any,
     ) -> list[dict[str, Any]]:
         """Labels with scores, best first; one entry without label for an image unread, or abstained from."""
         error = model_outputs.get("error")
         error = error[0] if isinstance(error, list) else error
         if error is not None:
             return [{"label": None, "score": None, "error": error}]
+        results = super().postprocess(model_outputs, **parameters)
+        familiarity = float(model_outputs["familiarity"][0]) if "familiarity" in model_outputs else None
         if abstain:
             # Whatever function_to_apply asks for, the threshold is one of probabilities.
             best = super().postprocess(model_outputs, top_k=1)[0]["score"]
-            if best < self.model.config.abstain_threshold:
-                return [{"label": None, "score": best}]
-        return super().postprocess(model_outputs, **parameters)
+            config = self.model.config
+            is_strange = familiarity is not None and familiarity < config.familiarity_threshold
+            if best < config.abstain_threshold or is_strange:
+                results = [{"label": None, "score": best}]
+        return [{**result, "familiarity": familiarity} for result in results] if return_familiarity else results
 
 
 class _ReadableItems(Dataset[Any]):

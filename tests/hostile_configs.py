@@ -98,6 +98,11 @@ VALID = {
     ("side_loss_weight", "zero"),
     ("head_dropout", "zero"),
     ("abstain_threshold", "zero"),
+    ("familiarity_threshold", "zero"),
+    ("contour_weight", "zero"),
+    ("branch_loss_weight", "zero"),
+    ("branch_dropout", "zero"),
+    ("num_prototypes", "zero"),
     ("backbone", "null"),
     ("contour_levels", "null"),
     ("dtype", "null"),
@@ -142,6 +147,14 @@ CLASSIFIER_NUMBERS = (
     "head_dropout",
     "temperature",
     "abstain_threshold",
+    "backbone_scale",
+    "contour_stride",
+    "contour_weight",
+    "branch_loss_weight",
+    "branch_dropout",
+    "num_prototypes",
+    "familiarity_scale",
+    "familiarity_threshold",
 )
 
 

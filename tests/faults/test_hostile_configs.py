@@ -28,7 +28,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, AutoModelForPreTraining
 
 from hf_contour import ContourExtractorConfig, ContourExtractorForPreTraining, ContourGenderConfig
-from hf_contour.modeling_contour_gender import ContourGenderForImageClassification, plan_backbone
+from hf_contour.modeling_contour_branches import plan_backbone
+from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 
 ALL = all_cases()
 # Every field and, since the tables of values are not as long as this step, every kind of value.
@@ -192,6 +193,7 @@ def test_absurd_sizes_take_no_memory_of_python_either(record_property):
         {},
         {"contour_features": "fused", "contour_downsampling": "average", "fusion": "conv", "head": "mlp"},
         {"contour_features": "none", "fusion": "concat", "head": "cnn", "head_grid": [1, 1]},
+        {"fusion": "late", "head": "mlp", "num_prototypes": 32},
     ],
 )
 def test_what_is_counted_is_what_a_classifier_has(fields):
@@ -200,7 +202,8 @@ def test_what_is_counted_is_what_a_classifier_has(fields):
     with torch.device("meta"):
         model = ContourGenderForImageClassification(config)
     extractor = sum(parameter.numel() for parameter in model.extractor.parameters()) if model.extractor else 0
-    num_parameters = sum(parameter.numel() for parameter in model.parameters()) - extractor
+    tensors = [*model.parameters(), *(model.familiarity.buffers() if model.familiarity else ())]
+    num_parameters = sum(tensor.numel() for tensor in tensors) - extractor
     backbone = model.image_backbones[0]
     counted = config.count_parameters([backbone.num_features]) + sum(part.numel() for part in backbone.parameters())
     assert 0.9 * num_parameters < counted < 1.5 * num_parameters

@@ -5,7 +5,7 @@ import torch
 from tiny_models import equal_states, tiny_classifier
 
 from hf_contour import ContourGenderForImageClassification
-from hf_contour.modeling_contour_gender import ImageBackbone
+from hf_contour.modeling_contour_branches import ImageBackbone
 
 LAYOUTS = {  # name of a timm architecture: channels, stride
     "convnext_atto": (320, 32),

@@ -39,9 +39,10 @@ from hf_contour import (
     ContourExtractorModel,
     ContourGenderConfig,
     ContourGenderForImageClassification,
+    ContourGenderModel,
     ContourImageProcessor,
 )
-from hf_contour.modeling_contour_gender import ImageBackbone
+from hf_contour.modeling_contour_branches import ImageBackbone
 
 PACKAGE = Path(hf_contour.__file__).parent
 # The files that travel to the Hub: everything that a registered class is defined in, and what it imports.
@@ -451,7 +452,7 @@ def test_16_the_installed_package_serves_folders(tmp_path):
     tiny_extractor().save_pretrained(tmp_path / "extractor")
     ContourImageProcessor().save_pretrained(tmp_path / "extractor")
     for auto, folder, expected in [
-        (AutoModel, "classifier", ContourGenderForImageClassification),
+        (AutoModel, "classifier", ContourGenderModel),
         (AutoModelForImageClassification, "classifier", ContourGenderForImageClassification),
         (AutoModel, "extractor", ContourExtractorModel),
         (AutoModelForPreTraining, "extractor", ContourExtractorForPreTraining),
