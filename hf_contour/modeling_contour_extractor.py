@@ -625,6 +625,14 @@ class ContourExtractorModel(ContourExtractorPreTrainedModel):
 
         Raises:
             ValueError: If the pixels have another shape, or a level is not there.
+
+        Example:
+            >>> import torch
+            >>> from hf_contour import ContourExtractorConfig, ContourExtractorModel
+            >>> model = ContourExtractorModel(ContourExtractorConfig()).eval()
+            >>> features = model(torch.zeros(1, 3, 70, 50))
+            >>> features.last_hidden_state.shape, len(features.level_features)
+            (torch.Size([1, 32, 35, 25]), 4)
         """
         pixel_values = check_pixel_values(pixel_values, self.config.num_channels).to(self.dtype)
         wanted = list(range(self.config.num_levels) if levels is None else levels)
@@ -691,6 +699,14 @@ class ContourExtractorForPreTraining(ContourExtractorPreTrainedModel):
         Returns:
             Logits at the size of the input; the loss, with `labels`, is that of the map plus
             `side_loss_weight` times the mean of the levels'.
+
+        Example:
+            >>> import torch
+            >>> from hf_contour import ContourExtractorConfig, ContourExtractorForPreTraining
+            >>> model = ContourExtractorForPreTraining(ContourExtractorConfig()).eval()
+            >>> outputs = model(torch.zeros(1, 3, 70, 50), labels=torch.zeros(1, 70, 50))
+            >>> outputs.logits.shape, outputs.loss.shape
+            (torch.Size([1, 1, 70, 50]), torch.Size([]))
         """
         features = self.contour_extractor(pixel_values, return_dict=True)
         height, width = pixel_values.shape[-2:]

@@ -19,7 +19,7 @@ from hf_contour.data.labels import label_names
 from hf_contour.data.samples import ContourSamples, collate_gender
 from hf_contour.evaluation.loops import evaluate_classes
 from hf_contour.io import state_dict_sha256
-from hf_contour.loss_contour import classification_loss
+from hf_contour.loss_contour import branched_loss
 from hf_contour.modeling_contour_extractor import ContourExtractorModel, fold_batch_norms
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.training.arguments import GenderArguments
@@ -73,7 +73,8 @@ class GenderTask:
         """As `StageData.train_loader`; with a feature cache what is not in it is computed first."""
         if self.arguments.feature_cache:
             self.data.collate_train = CollateWithFeatures(self._cached_features())
-            all_frozen = len(self._frozen_networks()) == 1 + (self.model.extractor is not None)
+            branches = (len(self.model.image_backbones) > 0) + (self.model.extractor is not None)
+            all_frozen = len(self._frozen_networks()) == branches
             # A row that takes a bad one's place has a label of its own, which only its image's reader knows.
             self.data.needs_images = not all_frozen or self.arguments.on_bad_image == "skip"
         return self.data.train_loader(start_step=start_step, num_steps=num_steps)
@@ -83,7 +84,7 @@ class GenderTask:
         frozen: dict[str, nn.Module] = {}
         if self.model.extractor is not None and self.config.freeze_extractor:
             frozen["contour_features"] = self.model.extractor
-        if self.model.image_backbones in self.frozen_parts:
+        if len(self.model.image_backbones) and self.model.image_backbones in self.frozen_parts:
             frozen["image_features"] = self.model.image_backbones
         return frozen
 
@@ -103,7 +104,7 @@ class GenderTask:
                 "contours": self.config.contour_features,
                 "levels": self.config.contour_level_indices,
             },
-            "image_features": {"backbones": self.config.backbones},
+            "image_features": {"backbones": self.config.backbones, "scale": self.config.backbone_scale},
         }
         cached: dict[str, NDArray[np.float16]] = {}
         for name, network in self._frozen_networks().items():
@@ -171,9 +172,17 @@ class GenderTask:
         if contours is None and self.folded_extractor is not None:
             (contours,) = self._frozen_contours(batch["pixel_values"])
         maps = [batch[name] for name in sorted(batch) if name.startswith("image_features_")]
-        return classification_loss(
-            model(pixel_values=pixel_values, contour_features=contours, image_features=maps or None).logits,
+        outputs = model(
+            pixel_values=pixel_values,
+            contour_features=contours,
+            image_features=maps or None,
+            output_branch_logits=self.config.fusion == "late",
+        )
+        return branched_loss(
+            outputs.logits,
+            outputs.branch_logits or (),
             batch["labels"],
+            branch_loss_weight=self.config.branch_loss_weight,
             problem_type=self.config.problem_type,
             class_weights=self.class_weights,
             label_smoothing=self.arguments.label_smoothing,

@@ -85,7 +85,8 @@ def check_extractor(model: torch.nn.Module, size: tuple[int, int], source: dict[
     maps = processor.post_process_contours(outputs, [size] * batch_size)
     assert [tuple(one.shape) for one in maps] == [size] * batch_size
     assert all(bool(((one >= 0) & (one <= 1)).all()) for one in maps)
-    assert torch.equal(maps[0], maps[-1])
+    # Where an image lies in its batch may change the order of a convolution's sums, and so the last bit.
+    torch.testing.assert_close(maps[0], maps[-1], rtol=0, atol=1e-5)
 
 
 def check_classifier(model: torch.nn.Module, images: list[tuple[tuple[int, int], dict[str, Any]]]) -> None:

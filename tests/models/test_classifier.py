@@ -37,10 +37,11 @@ def checksum(module: torch.nn.Module) -> str:
 
 def train_steps(model, *, steps=3, autocast=False, call=None) -> None:
     model.train()
+    call = model if call is None else call  # a compiled model has no truth value
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)  # every parameter is offered to it
     for _ in range(steps):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            loss = (call or model)(torch.rand(2, 3, 64, 64), labels=torch.tensor([0, 1])).loss
+            loss = call(torch.rand(2, 3, 64, 64), labels=torch.tensor([0, 1])).loss
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
