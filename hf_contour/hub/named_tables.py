@@ -7,6 +7,7 @@ In a text, a table stands between `<!-- KIND: NAME -->`, the kind one of `TABLES
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -106,73 +107,50 @@ def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Seq
     return markdown_table(header, lines)
 
 
-def speed_table(results: Mapping[str, Any]) -> str:
-    """A row for each model that was timed.
-
-    Args:
-        results: as `scripts/experiments/benchmark.py` writes them.
-    """
-    header = ["model", "image", "parameters", "million multiply-adds", "median ms", "time relative to the first row"]
-    rows = [
-        [
-            row["name"],
-            f"{row['height']}x{row['width']}",
-            f"{row['num_parameters']:,}",
-            f"{row['multiply_adds'] / 1e6:,.0f}",
-            f"{row['median_ms']:.1f}",
-            f"{row['ratio']:.2f}",
-        ]
-        for row in results["rows"]
-    ]
-    return markdown_table(header, rows)
-
-
-def training_speed_table(results: Mapping[str, Any]) -> str:
-    """A row for each classifier that was timed in training and in use.
-
-    Args:
-        results: as `scripts/experiments/benchmark_training.py` writes them.
-    """
-    header = ["model", "image", "parameters", "trained parameters", "million multiply-adds", "training: ms an image"]
-    header += ["images a second relative to the first row", "in use, alone: ms", "time relative to the first row"]
-    header += ["in use, in batches: ms an image", "time relative to the first row"]
-    rows = [
-        [
-            row["name"],
-            f"{row['height']}x{row['width']}",
-            f"{row['num_parameters']:,}",
-            f"{row['num_trained_parameters']:,}",
-            f"{row['multiply_adds'] / 1e6:,.0f}",
-            f"{row['training_ms']:.1f}",
-            f"{row['training_ratio']:.2f}",
-            f"{row['batch_1_ms']:.1f}",
-            f"{1 / row['batch_1_ratio']:.2f}",
-            f"{row['batch_ms']:.1f}",
-            f"{1 / row['batch_ratio']:.2f}",
-        ]
-        for row in results["rows"]
-    ]
-    return markdown_table(header, rows)
+Column = tuple[str, Callable[[Mapping[str, Any]], str]]
+IMAGE: Column = ("image", lambda row: f"{row['height']}x{row['width']}")
+PARAMETERS: Column = ("parameters", lambda row: f"{row['num_parameters']:,}")
+MULTIPLY_ADDS: Column = ("million multiply-adds", lambda row: f"{row['multiply_adds'] / 1e6:,.0f}")
+RELATIVE_TIME = "time relative to the first row"
+# Kind of table -> its columns, each with what it shows of a row of a results file.
+COLUMNS: dict[str, list[Column]] = {
+    "speed": [
+        ("model", lambda row: row["name"]),
+        IMAGE,
+        PARAMETERS,
+        MULTIPLY_ADDS,
+        ("median ms", lambda row: f"{row['median_ms']:.1f}"),
+        (RELATIVE_TIME, lambda row: f"{row['ratio']:.2f}"),
+    ],
+    "training_speed": [
+        ("model", lambda row: row["name"]),
+        IMAGE,
+        PARAMETERS,
+        ("trained parameters", lambda row: f"{row['num_trained_parameters']:,}"),
+        MULTIPLY_ADDS,
+        ("training: ms an image", lambda row: f"{row['training_ms']:.1f}"),
+        ("images a second relative to the first row", lambda row: f"{row['training_ratio']:.2f}"),
+        ("in use, alone: ms", lambda row: f"{row['batch_1_ms']:.1f}"),
+        (RELATIVE_TIME, lambda row: f"{1 / row['batch_1_ratio']:.2f}"),
+        ("in use, in batches: ms an image", lambda row: f"{row['batch_ms']:.1f}"),
+        (RELATIVE_TIME, lambda row: f"{1 / row['batch_ratio']:.2f}"),
+    ],
+    "decoding_speed": [
+        ("JPEG file", IMAGE[1]),
+        ("in full: ms", lambda row: f"{row['full_ms']:.1f}"),
+        ("reduced: ms", lambda row: f"{row['reduced_ms']:.1f}"),
+        ("times as fast", lambda row: f"{row['times_as_fast']:.1f}"),
+        ("mean difference of the pixels (0 to 255)", lambda row: f"{row['mean_difference']:.2f}"),
+    ],
+}
 
 
-def decoding_speed_table(results: Mapping[str, Any]) -> str:
-    """A row for each size of JPEG file that was read in full and at reduced scale.
-
-    Args:
-        results: as `scripts/experiments/benchmark_decoding.py` writes them.
-    """
-    header = ["JPEG file", "in full: ms", "reduced: ms", "times as fast", "mean difference of the pixels (0 to 255)"]
-    rows = [
-        [
-            f"{row['height']}x{row['width']}",
-            f"{row['full_ms']:.1f}",
-            f"{row['reduced_ms']:.1f}",
-            f"{row['times_as_fast']:.1f}",
-            f"{row['mean_difference']:.2f}",
-        ]
-        for row in results["rows"]
-    ]
-    return markdown_table(header, rows)
+def rows_table(kind: str, results: Mapping[str, Any]) -> str:
+    """A row for each thing that one of `scripts/experiments/benchmark*.py` has timed; `kind` is one of `COLUMNS`."""
+    columns = COLUMNS[kind]
+    return markdown_table(
+        [header for header, _ in columns], [[show(row) for _, show in columns] for row in results["rows"]]
+    )
 
 
 def faults_table(results: Mapping[str, Any]) -> str:
@@ -196,9 +174,7 @@ def faults_table(results: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "comparison": comparison_table,
-    "speed": speed_table,
-    "training_speed": training_speed_table,
-    "decoding_speed": decoding_speed_table,
+    **{kind: partial(rows_table, kind) for kind in COLUMNS},
     "faults": faults_table,
 }
 

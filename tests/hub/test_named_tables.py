@@ -9,11 +9,9 @@ from markdown_tables import read_table, read_tables
 from hf_contour.hub.named_tables import (
     SHOWN,
     comparison_table,
-    decoding_speed_table,
     faults_table,
     fill_named_tables,
-    speed_table,
-    training_speed_table,
+    rows_table,
 )
 
 
@@ -75,7 +73,7 @@ def test_a_comparison_of_classifiers_shows_paired_differences():
 
 
 def test_speed_is_relative_to_the_first_row():
-    tiny = read_table(speed_table(SPEED))[-1]
+    tiny = read_table(rows_table("speed", SPEED))[-1]
     assert (tiny["image"], tiny["parameters"], tiny["median ms"]) == ("320x480", "99,000", "12.0")
     assert tiny["time relative to the first row"] == "0.40"
 
@@ -86,7 +84,7 @@ def test_training_is_compared_by_images_a_second_and_use_by_time():
         "multiply_adds": 70e6, "training_ms": 20.04, "training_ratio": 0.9, "batch_1_ms": 12.0, "batch_1_ratio": 0.8,
         "batch_ms": 5.0, "batch_ratio": 0.5,
     }  # fmt: skip
-    (fast,) = read_table(training_speed_table({"rows": [row]}))
+    (fast,) = read_table(rows_table("training_speed", {"rows": [row]}))
     assert (fast["parameters"], fast["trained parameters"]) == ("5,000,000", "4,900,000")
     assert fast["images a second relative to the first row"] == "0.90"
     times = [fast[f"time relative to the first row{number}"] for number in ("", " 2")]
@@ -96,7 +94,7 @@ def test_training_is_compared_by_images_a_second_and_use_by_time():
 def test_decoding_has_a_row_for_each_size():
     row = {"height": 800, "width": 600, "mean_bytes": 9, "full_ms": 5.04, "reduced_ms": 2.0, "times_as_fast": 2.52,
            "mean_difference": 0.756}  # fmt: skip
-    assert list(read_table(decoding_speed_table({"rows": [row]}))[0].values()) == [
+    assert list(read_table(rows_table("decoding_speed", {"rows": [row]}))[0].values()) == [
         "800x600",
         "5.0",
         "2.0",
@@ -111,7 +109,7 @@ def test_tables_are_put_between_their_markers(tmp_path):
     text = "a\n<!-- comparison: abl -->\nold\n<!-- end abl -->\nb\n<!-- speed: fast -->\n<!-- end fast -->\n"
     filled = fill_named_tables(text, tmp_path)
     assert "old" not in filled
-    assert read_tables(filled) == [read_table(comparison_table(COMPARISON)), read_table(speed_table(SPEED))]
+    assert read_tables(filled) == [read_table(comparison_table(COMPARISON)), read_table(rows_table("speed", SPEED))]
     assert filled.startswith("a\n<!-- comparison: abl -->\n")
     assert "<!-- end abl -->\nb\n" in filled
     assert fill_named_tables(filled, tmp_path) == filled
