@@ -16,9 +16,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from tiny_training import EXTRACTOR, write_source
 
+from hf_contour.cli.main import main
 from hf_contour.training import contour_stage
 from hf_contour.training.checkpoints import list_checkpoints, load_newest
-from hf_contour.training.run import main
 
 NUM_STEPS = 4
 
@@ -32,7 +32,7 @@ def train(recipe):
     """The exit code, and what was said on the error stream."""
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        code = main(["--recipe", str(recipe)])
+        code = main(["train", "--recipe", str(recipe)])
     return code, errors.getvalue()
 
 

@@ -29,7 +29,6 @@ from hf_contour.io import (
 )
 from hf_contour.training.arguments import ContourArguments, GenderArguments, TrainingArguments
 from hf_contour.training.checkpoints import LOCK_FILE, FolderInUseError, locked_folder
-from hf_contour.training.command_line import parse_arguments
 from hf_contour.training.contour_stage import ContourTask
 from hf_contour.training.finite import NonFiniteLossError
 from hf_contour.training.gender_stage import GenderTask
@@ -51,16 +50,6 @@ _EXIT_CODES: dict[type[BaseException], int] = {
     StrictDataclassError: 2,  # a field of a config
 }
 _LONGEST_SENTENCE = 600  # characters
-
-
-def main(argv: Sequence[str], *, default_recipe: Path | None = None, description: str = "") -> int:
-    """Reads the command line, and trains what it asks for; see `train`."""
-    try:
-        stages = parse_arguments(argv, default_recipe=default_recipe, description=description)
-    except ValueError as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        return 2
-    return train(stages)
 
 
 def train(stages: Sequence[ContourArguments | GenderArguments]) -> int:

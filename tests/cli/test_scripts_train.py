@@ -13,7 +13,8 @@ import pytest
 from tiny_training import EXTRACTOR, settings, write_source
 from transformers import pipeline
 
-from hf_contour.training.run import main, run_stage
+from hf_contour.cli.main import main
+from hf_contour.training.run import run_stage
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 FEW = [
@@ -40,8 +41,7 @@ def test_importing_the_script_does_nothing(tmp_path, monkeypatch):
 
 def test_both_stages_on_drawn_garments(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    recipe = SCRIPT.parents[1] / "hf_contour" / "training" / "recipes" / "garments.yaml"
-    assert main([*FEW, "--cpu", "--num_workers", "0", "--embedded_size", "64", "64"], default_recipe=recipe) == 0
+    assert main(["train", *FEW, "--cpu", "--num_workers", "0", "--embedded_size", "64", "64"]) == 0
     shown = capsys.readouterr().out
     assert "contour  validation  8" in shown
     assert "gender   validation  8" in shown
@@ -65,7 +65,7 @@ def write_garment(folder):
     [(["--learning_rte", "1"], 2, "nearest: learning_rate"), (["--recipe", "absent.yaml"], 2, "cannot be read")],
 )
 def test_mistakes_are_one_sentence_and_an_exit_code(capsys, flags, code, message):
-    assert main(flags) == code
+    assert main(["train", *flags]) == code
     shown = capsys.readouterr().err
     assert shown.startswith("error: ")
     assert message in shown
@@ -78,7 +78,7 @@ def test_other_settings_end_with_their_exit_code(tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"stage": "contour", "run_name": "run", "model": EXTRACTOR, "cpu": True}))
     flags = ["--recipe", str(recipe), "--data", str(tmp_path / "source"), "--output_dir", str(tmp_path / "runs")]
-    assert main(flags) == 2
+    assert main(["train", *flags]) == 2
     assert "--overwrite" in capsys.readouterr().err
 
 

@@ -16,10 +16,10 @@ from fault_injection import fails, fills_up, refuses, watched
 from safetensors.torch import load_file
 from tiny_training import EXTRACTOR, write_source
 
+from hf_contour.cli.main import main
 from hf_contour.data.samples import ContourSamples
 from hf_contour.training.checkpoints import load_newest, locked_folder
 from hf_contour.training.loop import TrainingLoop
-from hf_contour.training.run import main
 
 ROOM = r"\d+ bytes and \d+ files are free at "
 
@@ -46,7 +46,7 @@ def train(tmp_path, source, capfd):
 
     def command(*flags):
         recipe.write_text(json.dumps(settings))
-        code = main(["--recipe", str(recipe), *flags])
+        code = main(["train", "--recipe", str(recipe), *flags])
         return code, capfd.readouterr().err
 
     return command

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from tiny_training import EXTRACTOR, settings, write_source
 
+from hf_contour.cli.main import main
 from hf_contour.training.command_line import parse_arguments
 from hf_contour.training.launch import build_accelerator
-from hf_contour.training.run import main, run_stage
+from hf_contour.training.run import run_stage
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -57,7 +58,7 @@ def test_it_trains_in_the_precision_of_the_launcher(tmp_path, monkeypatch):
 )
 def test_sharded_weights_are_refused_in_a_sentence(tmp_path, monkeypatch, capsys, variable, name):
     monkeypatch.setenv(variable, "true")
-    assert main(["--stage", "contour", "--output_dir", str(tmp_path)]) == 2
+    assert main(["train", "--stage", "contour", "--output_dir", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: The launcher asks for {name}, which shards weights")
     assert said.count("\n") == 1

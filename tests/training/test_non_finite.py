@@ -7,12 +7,13 @@ import pytest
 import torch
 from tiny_training import settings, write_source
 
+from hf_contour.cli.main import main
 from hf_contour.training import contour_stage
 from hf_contour.training.arguments import ContourArguments
 from hf_contour.training.checkpoints import load_newest
 from hf_contour.training.finite import NonFiniteLossError, are_finite
 from hf_contour.training.loop import TrainingLoop
-from hf_contour.training.run import main, run_stage
+from hf_contour.training.run import run_stage
 
 NUM_STEPS = 6
 
@@ -241,10 +242,10 @@ def test_the_exit_code_and_the_way_on(arguments, source, tmp_path, monkeypatch, 
     recipe.write_text(json.dumps({"stage": "contour", **changed}))
     with monkeypatch.context() as patch:
         Poison(patch, "loss", 4)
-        assert main(["--recipe", str(recipe)]) == 3
+        assert main(["train", "--recipe", str(recipe)]) == 3
     assert "--on_non_finite skip" in capsys.readouterr().err
     Poison(monkeypatch, "loss", 1)
-    assert main(["--recipe", str(recipe), "--on_non_finite", "skip"]) == 0
+    assert main(["train", "--recipe", str(recipe), "--on_non_finite", "skip"]) == 0
     results = json.loads((made.folder / "results.json").read_text())
     assert (results["training"]["steps"], results["training"]["skipped_steps"]) == (NUM_STEPS, 1)
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import sys, torch
 from hf_contour.training import contour_stage
-from hf_contour.training.run import main
+from hf_contour.cli.main import main
 
 train_loss, made = contour_stage.ContourTask.train_loss, []
 
@@ -26,7 +26,7 @@ def spoilt(task, model, batch):
     return loss
 
 contour_stage.ContourTask.train_loss = spoilt
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(["train", *sys.argv[1:]]))
 """
 
 

@@ -7,11 +7,12 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 from tiny_training import CLASSIFIER, LABEL_NAMES, drawn_row, settings, write_source
 
+from hf_contour.cli.main import main
 from hf_contour.data.subsets import evenly_drawn
 from hf_contour.training.interrupts import TrainingInterrupted
 from hf_contour.training.loop import TrainingLoop
 from hf_contour.training.order import SampleOrder
-from hf_contour.training.run import main, run_stage
+from hf_contour.training.run import run_stage
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_the_table_names_the_sources(tmp_path, shops, extractor, capsys):
              "image_size": [32, 32], "batch_size": 4, "cpu": True, "progress": False, "num_workers": 0,
              "output_dir": str(tmp_path)}  # fmt: skip
     recipe.write_text(json.dumps(words))
-    assert main(["--recipe", str(recipe)]) == 0
+    assert main(["train", "--recipe", str(recipe)]) == 0
     shown = capsys.readouterr().out
     assert "gender  validation         11" in shown
     assert "gender  validation, small  4" in shown

@@ -16,7 +16,7 @@ from hf_contour.modeling_contour_extractor import ContourExtractorModel
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = "import sys; from hf_contour.training.run import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = "import sys; from hf_contour.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
 # No dropout: its masks are drawn by each process for itself.
 COMMON = {
     "augmentation": {"flip": 0.5, "noise": 0.5},
