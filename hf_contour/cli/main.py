@@ -1,6 +1,7 @@
 """`hf-contour`: finds the command, and turns users' mistakes into one sentence and an exit code."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ USAGE = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and gives its exit code: 0 done, 2 a mistake in what was asked; others are the command's own."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _print_whatever_the_encoding()
     try:
         return _run(words)
     except KeyboardInterrupt:
@@ -54,6 +56,13 @@ def _run(words: list[str]) -> int:
         raise ValueError(f"{name!r} is no command of hf-contour; {nearest(name, set(COMMANDS))}")
     command = importlib.import_module(f"hf_contour.cli.{name.replace('-', '_')}")
     return int(command.main(words[1:]))
+
+
+def _print_whatever_the_encoding() -> None:
+    """Has names of classes and files that the terminal's encoding does not know printed as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def overview() -> str:

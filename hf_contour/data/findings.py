@@ -17,6 +17,7 @@ _RENAME = "rename or move the files or folders"
 # wrong. A warning: it can be trained on, by a stated rule.
 KINDS = {
     "split_unreadable": (ERROR, "see the message"),
+    "cache_not_writable": (ERROR, "name a folder that can be written with the environment variable HF_HOME"),
     "split_empty": (ERROR, "add images, or leave the split out"),
     "split_named_twice": (ERROR, "keep one name of the split"),
     "split_doubtful": (ERROR, _RENAME),

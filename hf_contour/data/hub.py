@@ -8,6 +8,8 @@ import datasets.config
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 
+from hf_contour.data.problems import SourceError
+
 PATIENCE = 1.5  # seconds for a connection
 
 
@@ -24,13 +26,29 @@ def hub_is_reachable() -> bool:
 
 @contextmanager
 def telling_nobody() -> Iterator[None]:
-    """Keeps `datasets` from having a server count that files of this disk are read: 3 s without a network."""
+    """Keeps `datasets` from having a server count that files of this disk are read: 3 s without a network.
+
+    Raises:
+        SourceError: If the cache of `datasets` cannot be written; names it and HF_HOME.
+    """
     before = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     try:
         yield
+    except OSError as error:
+        if not str(error.filename or "").startswith(_cache_roots()):
+            raise
+        raise SourceError(
+            "cache_not_writable",
+            f"the cache of data sets cannot be written ({error}). Name a folder that can be with the environment "
+            "variable HF_HOME.",
+        ) from error
     finally:
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = before
+
+
+def _cache_roots() -> tuple[str, ...]:
+    return str(datasets.config.HF_DATASETS_CACHE), str(constants.HF_HOME)
 
 
 @contextmanager
