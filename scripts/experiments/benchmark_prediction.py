@@ -30,6 +30,7 @@ from hf_contour.inference.arguments import ExportArguments
 from hf_contour.inference.classification import Classification
 from hf_contour.inference.export import export
 from hf_contour.inference.parts import Item
+from hf_contour.inference.runtimes import Answers
 from hf_contour.io import library_versions, source_commit, write_json
 
 BATCH_SIZE = 32
@@ -88,7 +89,12 @@ def prepare(
     processor.save_pretrained(work / "model")
     folded = Classification(work / "model")
     eager = Classification(work / "model")
-    eager.runtime = lambda pixels: {"logits": _without_gradients(lambda: model(pixels).logits).numpy()}
+
+    def run_eagerly(pixels: torch.Tensor) -> Answers:
+        with torch.inference_mode():
+            return {"logits": model(pixels).logits.numpy()}
+
+    eager.runtime = run_eagerly
     ways = {
         "timm loop": timm_loop(model, size),
         "stock pipeline": stock_pipeline(model, processor),
@@ -99,15 +105,14 @@ def prepare(
         target = work / name.replace(" ", "-")
         if not target.exists():
             images = [calibration] if name.endswith("int8") else []
-            settings = {"format": EXPORTS[name], "calibration": images, "num_calibration": CALIBRATION_IMAGES}
+            settings: dict[str, Any] = {
+                "format": EXPORTS[name],
+                "calibration": images,
+                "num_calibration": CALIBRATION_IMAGES,
+            }
             export(ExportArguments(str(work / "model"), str(target), **settings))
         ways[f"ours, {name}"] = rows_of(Classification(target))
     return ways
-
-
-def _without_gradients(call: Callable[[], torch.Tensor]) -> torch.Tensor:
-    with torch.inference_mode():
-        return call()
 
 
 def batches(files: list[str]) -> list[list[str]]:
@@ -133,7 +138,8 @@ def timm_loop(
         labels: list[str | None] = []
         for batch in batches(files):
             pixels = torch.stack([transform(Image.open(file).convert("RGB")) for file in batch])
-            probabilities = _without_gradients(lambda pixels=pixels: network(pixels).softmax(dim=1))
+            with torch.inference_mode():
+                probabilities = network(pixels).softmax(dim=1)
             labels += [model.config.id2label[index] for index in probabilities.argmax(dim=1).tolist()]
         return labels
 
