@@ -1,4 +1,4 @@
-"""Score a model folder on a split, and write one results file.
+"""Score a model folder on a split, and write one results file (JSON) and beside it one report (HTML).
 
     hf-contour evaluate --model runs/garments/gender/model
     hf-contour evaluate --model MODEL --data FOLDER --split test --group_column cluster
@@ -29,5 +29,5 @@ def main(argv: Sequence[str]) -> int:
     results, path = evaluate(arguments, command=command_line("evaluate", argv))
     if PartialState().is_main_process:
         print(summary(results))
-        print(f"written: {path}")
+        print(f"written: {path} and {path.with_suffix('.html').name}")
     return 0

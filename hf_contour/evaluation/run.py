@@ -25,6 +25,7 @@ from hf_contour.evaluation.arguments import (
 from hf_contour.evaluation.classes import ClassEvaluationSettings, class_scores
 from hf_contour.evaluation.contours import contour_scores
 from hf_contour.evaluation.predictions import ClassPredictions, write_predictions
+from hf_contour.evaluation.report import write_report
 from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, Results, is_of_another_model, write_results
 from hf_contour.evaluation.summary import class_summary
 from hf_contour.image_processing_contour import ContourImageProcessor
@@ -36,7 +37,7 @@ from hf_contour.modeling_contour_gender import ContourGenderForImageClassificati
 
 
 def evaluate(arguments: EvaluationArguments, *, command: str) -> tuple[Results, Path]:
-    """Evaluate a model on a split and write the results file.
+    """Evaluate a model on a split; write the results file, and beside it a report in HTML.
 
     Args:
         arguments: the settings.
@@ -92,6 +93,7 @@ def evaluate(arguments: EvaluationArguments, *, command: str) -> tuple[Results, 
     accelerator.wait_for_everyone()  # until all have looked
     if accelerator.is_main_process:
         write_results(results, path)
+        write_report(results, path.with_suffix(".html"), predictions=predictions, samples=samples)
         if arguments.predictions and predictions is not None:
             described = replace(predictions, model=results.model, data=results.data)
             write_predictions(described, Path(arguments.predictions))

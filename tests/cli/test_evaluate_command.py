@@ -119,6 +119,6 @@ def test_results_of_another_model_are_not_replaced(
     for _ in range(2):
         for one in (classifier_folder, folder):
             assert run("evaluate", "--model", one, "--data", parquet, "--cpu") == 0
-    found = sorted((tmp_path / "runs" / "evaluations").iterdir())
+    found = sorted((tmp_path / "runs" / "evaluations").glob("*.json"))
     assert len(found) == 2
     assert len({read_results(path).model["sha256"] for path in found}) == 2
