@@ -9,18 +9,16 @@ import hashlib
 import io
 import json
 import logging
-import os
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as tensors_as_bytes
@@ -33,22 +31,13 @@ from hf_contour.io import (
     describe_room,
     discard,
     remove,
-    remove_leftovers,
     sync,
-    write_all,
     write_bytes,
-    writing,
 )
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-LOCK_FILE = ".lock"
 _STATE = "state.json"
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
@@ -56,17 +45,12 @@ _NAME = re.compile(r"step-(\d{8,})")
 _UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, TypeError, AttributeError)
 _UNREADABLE += (RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError)
 
-_held_locks: set[int] = set()
 # Checkpoints that this process wrote or found good, with the sizes and times of their files then.
 _known_good: dict[Path, list[tuple[str, int, int]]] = {}
 
 
 class CheckpointError(OutputError):
     """A checkpoint could not be written, or none of those present can be read."""
-
-
-class FolderInUseError(RuntimeError):
-    """Another training writes to the same folder."""
 
 
 @dataclass(frozen=True)
@@ -207,75 +191,6 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process, and clears what a killed one left unfinished.
-
-    The lock is the kernel's (`flock`; on Windows that of `filelock`): it goes with the process that holds it, however
-    that one ends.
-
-    Raises:
-        FolderInUseError: If another process holds it.
-        OutputError: If the folder cannot be made or locked.
-    """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with _flock(folder) if fcntl is not None else _file_lock(folder):
-        with writing(folder):
-            remove_leftovers(folder)
-        yield
-
-
-@contextmanager
-def _file_lock(folder: Path) -> Iterator[None]:
-    with writing(folder):
-        try:
-            lock = FileLock(folder / LOCK_FILE).acquire(timeout=0)
-        except Timeout:  # an `OSError` too
-            raise _in_use(folder, "") from None
-    with lock:
-        yield
-
-
-@contextmanager
-def _flock(folder: Path) -> Iterator[None]:
-    with writing(folder):
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with writing(folder):
-            _lock(descriptor, folder)
-        yield
-    finally:
-        _held_locks.discard(descriptor)
-        os.close(descriptor)
-
-
-def _in_use(folder: Path, holder: str) -> FolderInUseError:
-    return FolderInUseError(
-        f"Another training (process {holder or 'unknown'}) writes to {folder}; wait for it or choose another run_name."
-    )
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _in_use(folder, os.read(descriptor, 32).decode("ascii", "replace").strip()) from None
-    _held_locks.add(descriptor)
-    os.ftruncate(descriptor, 0)
-    write_all(descriptor, f"{os.getpid()}\n".encode())
-
-
-def _let_go() -> None:
-    """Leaves the locks to the parent: processes that load samples may outlive one that is killed."""
-    while _held_locks:
-        os.close(_held_locks.pop())
-
-
-if hasattr(os, "register_at_fork"):  # Windows does not fork
-    os.register_at_fork(after_in_child=_let_go)
 
 
 def _parts(checkpoint: Checkpoint) -> dict[str, Callable[[], bytes | memoryview]]:

@@ -34,8 +34,8 @@ from hf_contour.evaluation.predictions import ClassPredictions, join_predictions
 from hf_contour.evaluation.run import evaluate, load_model
 from hf_contour.io import library_versions, source_commit
 from hf_contour.training.arguments import ARGUMENTS, ContourArguments, GenderArguments
-from hf_contour.training.checkpoints import FolderInUseError
 from hf_contour.training.flags import named_file
+from hf_contour.training.folder_lock import FolderInUseError
 from hf_contour.training.run import run_stage
 
 EVALUATION_FILE = "evaluation.json"

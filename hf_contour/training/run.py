@@ -28,9 +28,9 @@ from hf_contour.io import (
     writing,
 )
 from hf_contour.training.arguments import ContourArguments, GenderArguments, TrainingArguments
-from hf_contour.training.checkpoints import LOCK_FILE, FolderInUseError, locked_folder
 from hf_contour.training.contour_stage import ContourTask
 from hf_contour.training.finite import NonFiniteLossError
+from hf_contour.training.folder_lock import LOCK_FILE, FolderInUseError, locked_folder
 from hf_contour.training.gender_stage import GenderTask
 from hf_contour.training.identity import build_identity, read_finished
 from hf_contour.training.interrupts import StopRequest, TrainingInterrupted, exit_code, stop_requests

@@ -29,9 +29,9 @@ from hf_contour.training.checkpoints import (
     find_fault,
     list_checkpoints,
     load_newest,
-    locked_folder,
     save_checkpoint,
 )
+from hf_contour.training.folder_lock import locked_folder
 
 # The steps there are before step 9 is saved, how many are kept, and which must load if the save comes to nothing.
 SITUATIONS = {

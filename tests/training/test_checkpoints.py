@@ -13,13 +13,12 @@ from hf_contour.training import checkpoints
 from hf_contour.training.checkpoints import (
     MANIFEST,
     CheckpointError,
-    FolderInUseError,
     find_fault,
     list_checkpoints,
     load_newest,
-    locked_folder,
     save_checkpoint,
 )
+from hf_contour.training.folder_lock import FolderInUseError, locked_folder
 
 
 def names(folder):

@@ -18,7 +18,8 @@ from tiny_training import EXTRACTOR, write_source
 
 from hf_contour.cli.main import main
 from hf_contour.data.samples import ContourSamples
-from hf_contour.training.checkpoints import load_newest, locked_folder
+from hf_contour.training.checkpoints import load_newest
+from hf_contour.training.folder_lock import locked_folder
 from hf_contour.training.loop import TrainingLoop
 
 ROOM = r"\d+ bytes and \d+ files are free at "

@@ -53,13 +53,13 @@ def test_a_training_runs_and_goes_on_without_the_names_of_linux(tmp_path):
     def train():
         take_away()
         run = importlib.import_module("hf_contour.training.run")
-        checkpoints = importlib.import_module("hf_contour.training.checkpoints")
-        assert checkpoints.fcntl is None
+        lock = importlib.import_module("hf_contour.training.folder_lock")
+        assert lock.fcntl is None
         folder = tmp_path / "garments" / "contour"
         with (
-            checkpoints.locked_folder(folder),
-            pytest.raises(checkpoints.FolderInUseError),
-            checkpoints.locked_folder(folder),
+            lock.locked_folder(folder),
+            pytest.raises(lock.FolderInUseError),
+            lock.locked_folder(folder),
         ):
             pass
         assert run.main(["--recipe", str(recipe)]) == 0

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from tiny_training import settings, write_source
 
 from hf_contour.training import gender_stage
-from hf_contour.training.checkpoints import FolderInUseError, list_checkpoints, locked_folder
+from hf_contour.training.checkpoints import list_checkpoints
+from hf_contour.training.folder_lock import FolderInUseError, locked_folder
 from hf_contour.training.loop import ResumeError, TrainingInterrupted
 from hf_contour.training.run import run_stage
 
