@@ -34,7 +34,11 @@ def take_away():
 
     os.open = open_no_folder
     os.O_BINARY = 0
-    for name in [name for name in sys.modules if name.startswith("hf_contour.training") or name == "hf_contour.io"]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith(("hf_contour.training", "hf_contour.cli")) or name == "hf_contour.io"
+    ]:
         del sys.modules[name]
 
 
@@ -52,7 +56,7 @@ def test_a_training_runs_and_goes_on_without_the_names_of_linux(tmp_path):
 
     def train():
         take_away()
-        run = importlib.import_module("hf_contour.training.run")
+        train_command = importlib.import_module("hf_contour.cli.train")
         lock = importlib.import_module("hf_contour.training.folder_lock")
         assert lock.fcntl is None
         folder = tmp_path / "garments" / "contour"
@@ -62,10 +66,10 @@ def test_a_training_runs_and_goes_on_without_the_names_of_linux(tmp_path):
             lock.locked_folder(folder),
         ):
             pass
-        assert run.main(["--recipe", str(recipe)]) == 0
+        assert train_command.main(["--recipe", str(recipe)]) == 0
         (folder / "results.json").unlink()
         (folder / "model" / "config.json").unlink()
-        assert run.main(["--recipe", str(recipe)]) == 0  # from the last checkpoint
+        assert train_command.main(["--recipe", str(recipe)]) == 0  # from the last checkpoint
 
     assert in_child(train) == 0
     status = json.loads((tmp_path / "garments" / "contour" / "status.json").read_text())
