@@ -1,4 +1,4 @@
-"""`hf-contour score-maps`: maps that are the annotations score 1, missing ones are named."""
+"""`hf-contour score-maps`: maps that are the annotations are right wherever they are thin, missing ones are named."""
 
 import json
 from pathlib import Path
@@ -21,12 +21,19 @@ def drawn(tmp_path: Path) -> datasets.Dataset:
     return rows
 
 
-def test_annotations_as_maps_are_perfect(drawn: datasets.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.slow  # Numba compiles the matching
+def test_annotations_as_maps_are_never_wrong(
+    drawn: datasets.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     pytest.importorskip("numba")
     output = tmp_path / "out" / "scores.json"
     assert run("score-maps", tmp_path / "maps", "--data", tmp_path, "--no_nms", "--output", output) == 0
     found = json.loads(output.read_text())
-    assert found["scores"]["ods"] > 0.99
+    # Maps are thinned and annotations are not: some drawn pixels have no match, but each that is left has one, so that
+    # with a precision of 1 the F follows from the recall.
+    recall = found["scores"]["r50"]
+    assert 0.9 < recall < 1
+    assert found["scores"]["ods"] == pytest.approx(2 * recall / (1 + recall))
     assert found["protocol"]["nms"] is None
     assert "2 images: ODS" in capsys.readouterr().out
 
