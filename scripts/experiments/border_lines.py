@@ -9,7 +9,6 @@ images, which have no contour, the highest value counts.
 
 import itertools
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets

@@ -432,3 +432,18 @@ def test_any_size_through_everything(height, width, seed, crop_size):
     assert sample.annotations.shape == (2, *size)
     assert sample.annotations.dtype == bool
     assert sample.valid is None or sample.valid.shape == size
+
+
+def test_a_frame_shifts_the_outermost_pixels_alone_and_moves_no_other_draw():
+    image = Image.fromarray(np.full((20, 14, 3), 100, dtype=np.uint8))
+    recipe = {"brightness": 0.5, "flip": 0.5}
+    for index in range(20):
+        plain = Augmentation(AugmentationRecipe(**recipe))(image, rng=sample_rng(0, 0, index))
+        framed = Augmentation(AugmentationRecipe(**recipe, frame=1.0, frame_shift=(0.1, 0.1)))(
+            image, rng=sample_rng(0, 0, index)
+        )
+        width, shift = framed.operations.pop("frame")
+        assert framed.operations == plain.operations
+        before, after = np.asarray(plain.image).astype(int), np.asarray(framed.image).astype(int)
+        assert np.array_equal(before[width:-width, width:-width], after[width:-width, width:-width])
+        assert set(np.unique((after - before)[:width])) == {round(255 * shift)}

@@ -63,6 +63,7 @@ _BOUNDS = {
     "contrast_factor": (0.0, 10.0),
     "sharpen_factor": (0.0, 20.0),
     "noise_std": (0.0, 1.0),
+    "frame_shift": (-1.0, 1.0),
     **WEARER_BOUNDS,
 }
 
@@ -103,6 +104,9 @@ class AugmentationRecipe:
         sharpen_factor: 1 leaves the image as it is.
         noise: add Gaussian noise, drawn for every channel.
         noise_std: standard deviation, as a fraction of the range of values.
+        frame: make the outermost one or two pixels darker or lighter, as resizing and scanning leave them; it is no
+            contour.
+        frame_shift: by how much, as a fraction of the range of values.
         cut_top: cut the top away, where a wearer's head is.
         cut_top_fraction: what is cut, as a fraction of the height.
         cut_bottom: cut the bottom away, where legs are.
@@ -144,6 +148,8 @@ class AugmentationRecipe:
     sharpen_factor: tuple[float, float] = (1.0, 2.0)
     noise: float = 0.0
     noise_std: tuple[float, float] = (0.0, 0.05)
+    frame: float = 0.0
+    frame_shift: tuple[float, float] = (-0.15, 0.15)
     cut_top: float = 0.0
     cut_top_fraction: tuple[float, float] = (0.1, 0.35)
     cut_bottom: float = 0.0
@@ -253,7 +259,25 @@ class Augmentation:
             inside = inside if valid is None else inside & warp_mask(valid, warp)
             valid = None if inside.all() else inside
             annotations = None if annotations is None else warp_annotations(annotations, warp)
-        return AugmentedSample(_change_values(image, operations, rng), annotations, valid, {**hidden, **operations})
+        image = _change_values(image, operations, rng)
+        if self.recipe.frame:
+            image, operations = _framed(image, operations, self.recipe, rng.spawn(1)[0])
+        return AugmentedSample(image, annotations, valid, {**hidden, **operations})
+
+
+def _framed(
+    image: Image.Image, operations: dict[str, Any], recipe: AugmentationRecipe, rng: np.random.Generator
+) -> tuple[Image.Image, dict[str, Any]]:
+    """The image with its outermost pixels shifted, if the draw says so."""
+    if rng.random() >= recipe.frame:
+        return image, operations
+    width, shift = int(rng.integers(1, 3)), float(rng.uniform(*recipe.frame_shift))
+    pixels = np.asarray(image).astype(np.float32)
+    inside = pixels[width:-width, width:-width].copy()
+    pixels += 255 * shift
+    pixels[width:-width, width:-width] = inside
+    framed = Image.fromarray((np.clip(pixels, 0, 255) + 0.5).astype(np.uint8))
+    return framed, {**operations, "frame": [width, shift]}
 
 
 def sample_rng(seed: int, epoch: int, index: int, purpose: str = "augment") -> np.random.Generator:
