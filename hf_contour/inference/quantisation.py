@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,8 @@ def _batches(processor: ContourImageProcessor, images: Sequence[str], at_most: i
         files = files_below(place, outside=None, left_out=Counter()) if Path(place).is_dir() else [place]
         found += [file for file in files if suffix_of(file) in suffixes]
     preparation = Preparation(processor)
-    for file in islice(found, 0, None, max(len(found) // at_most, 1)):
+    num_chosen = min(at_most, len(found))
+    for file in (found[place * len(found) // num_chosen] for place in range(num_chosen)):
         try:
             yield {"pixel_values": preparation.batch([preparation.image(Item(file, file))]).numpy()}
         except ImageReadError:
