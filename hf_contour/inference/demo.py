@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hf_contour.data.garments.drawing import draw_garment
 from hf_contour.evaluation.run import load_model
@@ -66,7 +66,7 @@ def garments() -> list[Image.Image]:
 
 def answer(classifier: Classifier, image: Image.Image) -> tuple[str, Image.Image, str]:
     """The label in Markdown, the explanation as an image, and its lines."""
-    explanation = explain(classifier, ImageOps.contain(image, (MAX_SIDE, MAX_SIDE)))
+    explanation = explain(classifier, image)
     score = explanation.scores[explanation.predicted]
     decided = f"## {explanation.predicted} {score:.3f}"
     if explanation.abstained:
@@ -130,7 +130,7 @@ def _classify_tab(gradio: Any, classifier: Classifier) -> None:
         with gradio.Column(scale=1):
             # Not gradio.Image, which opens files itself and turns a broken one into an error without a sentence.
             upload = gradio.File(label="your image", elem_id="image")
-            gallery = gradio.Gallery(drawn, label="or a drawn garment", columns=3, elem_id="garments", height="auto")
+            gallery = gradio.Gallery(drawn, label="or a drawn garment", columns=3, elem_id="garments", height=260)
         with gradio.Column(scale=3):
             decided = gradio.Markdown(elem_id="answer")
             why = gradio.Image(label="why", elem_id="why", interactive=False, format="png")

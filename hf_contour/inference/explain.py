@@ -25,6 +25,7 @@ from hf_contour.inference.left_out import LEFT_OUT
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 
 BRANCHES = ("image", "contour")
+MAX_SHOWN = 1024  # pixels of the longer side of what is shown; the classifier gets the image as it came
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Explanation:
     """Everything that is shown of one image.
 
     Attributes:
-        image: upright, RGB.
+        image: upright, RGB, at most `MAX_SHOWN` pixels long.
         label: the class that is explained.
         predicted: the class with the highest score.
         scores: class -> probability.
@@ -218,15 +219,17 @@ def explain(classifier: Classifier, source: ImageSource, *, label: str | None = 
     heats = {"both": found.both, "image": found.image} | (
         {"contour": found.contour} if found.contour is not None else {}
     )
+    shown = image.copy()
+    shown.thumbnail((MAX_SHOWN, MAX_SHOWN))
     return Explanation(
-        image=image,
+        image=shown,
         label=names[index],
         predicted=names[predicted],
         scores=dict(zip(names, scores.tolist(), strict=True)),
         familiarity=familiarity,
         abstained=abstaining(classifier, scores.max().item(), familiarity),
-        heat_maps={name: _smooth_on_image(heat, image, processor) for name, heat in heats.items()},
-        contours=contour_maps(classifier, pixel_values, image),
+        heat_maps={name: _smooth_on_image(heat, shown, processor) for name, heat in heats.items()},
+        contours=contour_maps(classifier, pixel_values, shown),
         contribution=contribution(classifier, pixel_values, ground, index),
         changes=changes(classifier, image, index),
         faithfulness=faithfulness(

@@ -108,7 +108,8 @@ def run_bash(text: str) -> None:
             continue
         if command == "train" and not any(word.endswith(".yaml") for word in words):
             words += ["--max_steps", "2", "--batch_size", "2", "--num_workers", "0", "--no_progress"]
-        assert main([command, *words]) == 0, line
+        # Models of two steps guess, and for guesses calibrate refuses to find a temperature.
+        assert main([command, *words]) in ((0, 2) if command == "calibrate" else (0,)), line
 
 
 @pytest.mark.slow

@@ -132,8 +132,9 @@ def test_in_a_browser_an_image_goes_in_and_label_and_contours_come_out(page, bro
     wait.until(lambda it: int(drawn.get_property("naturalWidth")) > 300)
     browser.save_screenshot(str(screenshots / "demo_classify.png"))
 
+    before = one("#figures textarea").get_property("value")
     one("#garments button img").click()
-    shows("#answer", "it would be LABEL_")
+    wait.until(lambda it: it.find_element(By.CSS_SELECTOR, "#figures textarea").get_property("value") != before)
 
     browser.get(page)
     one("#image input[type=file]").send_keys(str(tmp_path / "broken.png"))

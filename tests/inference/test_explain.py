@@ -136,6 +136,15 @@ def test_an_explanation_holds_maps_of_the_images_size_and_plain_figures():
     assert len(np.unique(np.asarray(drawn).reshape(-1, 3), axis=0)) > 100
 
 
+def test_large_images_are_classified_as_they_came_and_shown_smaller():
+    image, one = draw_garment(3, size=(1536, 1024)).image, classifier()
+    explanation = explain(one, image)
+    expected = one.probabilities(one.logits(one.pixel_values(image)))[0]
+    assert list(explanation.scores.values()) == pytest.approx(expected.tolist(), abs=1e-6)
+    assert explanation.image.size == (683, 1024)
+    assert explanation.heat_maps["both"].shape == (1024, 683)
+
+
 def test_padding_of_the_input_is_cut_off():
     """An image twice as wide as high: the input's upper and lower quarters are padding."""
     wide = explain(classifier(), draw_garment(3, size=(40, 80)).image)
