@@ -3,11 +3,14 @@
     hf-contour compare FIRST.npz SECOND.npz                             # by how much is the second better?
     hf-contour compare --plan ablation_contour --data FOLDER            # train, evaluate and compare all variants
     hf-contour compare --plan ablation_contour --data FOLDER --only reference nearest
+    hf-contour compare --plan across_shops --data_root FOLDER           # each shop left out of the training in turn
+    hf-contour compare --plan across_shops --data shop_a shop_b shops,config=c,label_column=section
 
 The files are those of `hf-contour evaluate --predictions`, of the same images; the difference comes with an interval
 over groups of near duplicates and the exact test of McNemar. A plan is a YAML file or the name of one that comes with
 the package; the same command goes on after a stop, and given several times at once, each process takes the runs that
-no other is making. Exit codes: 0 done, 2 refused.
+no other is making. A plan with `leave_out: source` trains on all sources but one and tests on that one, for each of
+them; they are those of the plan, or of --data. Exit codes: 0 done, 2 refused.
 """
 
 import json
@@ -29,7 +32,12 @@ class CompareArguments:
         default_factory=list, metadata={"help": "two files of predictions (.npz)", "positional": True}
     )
     plan: str | None = field(default=None, metadata={"help": "plan to carry out: a file or a name"})
-    data: str | None = field(default=None, metadata={"help": "with --plan: folder, file or Hub id of the data set"})
+    data: list[str] | None = field(
+        default=None, metadata={"help": "with --plan: folder, file or Hub id of the data set; several, of some plans"}
+    )
+    data_root: str | None = field(
+        default=None, metadata={"help": "with --plan: folder in which the sources of the plan are"}
+    )
     only: list[str] | None = field(default=None, metadata={"help": "with --plan: variants to train; default: all"})
     output_dir: str = field(default="runs", metadata={"help": "folder of the runs of a plan"})
     output: str | None = field(
@@ -42,8 +50,8 @@ class CompareArguments:
     def __post_init__(self) -> None:
         if self.plan is None and len(self.files) != 2:
             raise ValueError(f"{len(self.files)} files came; expected two files of predictions, or --plan and --data.")
-        if self.plan is not None and (self.files or self.data is None):
-            raise ValueError("--plan goes with --data, and without files of predictions.")
+        if self.plan is not None and (self.files or not (self.data or self.data_root)):
+            raise ValueError("--plan goes with --data or --data_root, and without files of predictions.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,19 +97,28 @@ def carry_out(arguments: CompareArguments, command: str) -> int:
 
     hide_loading_bar()
     plan = read_plan(plan_path(str(arguments.plan)))
-    settings: dict[str, Any] = {"data": arguments.data, "torch_threads": arguments.torch_threads}
+    settings: dict[str, Any] = {"torch_threads": arguments.torch_threads}
+    if arguments.data:
+        settings["data"] = arguments.data[0] if len(arguments.data) == 1 else arguments.data
+    if arguments.data_root:
+        settings["data_root"] = arguments.data_root
     runs = planned_runs(plan, output_dir=arguments.output_dir, settings=settings)
     chosen = [run for run in runs if arguments.only is None or run.variant in arguments.only]
     rows = []
     for row in run_comparison(plan, chosen, command=command):
         rows.append(row)
         figures = ", ".join(f"{name} {value:.4f}" for name, value in row["scores"].items())
-        print(f"{row['variant']}, seed {row['seed']}: {figures}", flush=True)
+        left_out = f" without {row['left_out']}" if "left_out" in row else ""
+        print(f"{row['variant']}{left_out}, seed {row['seed']}: {figures}", flush=True)
     if len(rows) < len(runs):
         print(f"{len(rows)} of {len(runs)} runs are at hand; the results file is written when all are.")
         return 0
     output = Path(arguments.output or f"{arguments.output_dir}/{plan.name}.json")
     write_json(output, comparison_results(plan, runs, rows, command=command))
+    if plan.leave_out:
+        from hf_contour.hub.across_tables import across_table
+
+        print(across_table(json.loads(output.read_text(encoding="utf-8"))))
     print(f"written: {output}")
     return 0
 

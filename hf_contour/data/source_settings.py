@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,16 @@ def parse_sources(values: Iterable[Any] | str | Mapping[str, Any] | Source) -> l
                 f"data, source {number}: the name {name!r} is taken; give it another with the key 'name'."
             )
     return sources
+
+
+def located(values: Iterable[Any] | str | Mapping[str, Any] | Source, root: str | None) -> list[Source]:
+    """Sources as `parse_sources` gives them, paths that are relative starting at a folder; `None` leaves them."""
+    sources = parse_sources(values)
+    if root is None:
+        return sources
+    return [
+        one if one.path == EMBEDDED else replace(one, path=str(Path(root).expanduser() / one.path)) for one in sources
+    ]
 
 
 def _keys_of_text(text: str) -> dict[str, Any]:

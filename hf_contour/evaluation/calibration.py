@@ -37,6 +37,10 @@ from hf_contour.metrics.classification import brier_score, expected_calibration_
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 
 
+class NothingToCalibrateError(ValueError):
+    """Held-out images say nothing of confidence: all of them are right, or the sure ones are no oftener right."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What a temperature does to confidence on the images that it was fitted on.
@@ -80,27 +84,16 @@ def calibrate(arguments: CalibrationArguments, *, command: str) -> Calibration:
         ValueError: If the folder holds no classifier, or the data does not fit it.
         OutputError: If config.json cannot be written; it is as before.
     """
-    model = load_model(arguments.model)
-    if not isinstance(model, ContourGenderForImageClassification):
-        raise ValueError(f"{arguments.model} holds a {model.config.model_type} model; expected a contour_gender one.")
-    before = {name: float(getattr(model.config, name)) for name in ("temperature", "abstain_threshold")}
+    model = load_classifier(arguments.model)
     accelerator = Accelerator(cpu=arguments.cpu)
-    source = load_split(_data_arguments(arguments), label_names=list(model.config.id2label.values()))
-    samples = ContourSamples(source, ContourImageProcessor.from_pretrained(arguments.model), stage="gender")
-    described = {
-        "name": Path(arguments.model).resolve().name,
-        "model_type": model.config.model_type,
-        "num_parameters": model.num_parameters(),
-        "sha256": state_dict_sha256(model.state_dict()),
-    }
-    model.config.temperature = 1.0  # of this copy: the logits are wanted undivided
-    model = model.float().to(accelerator.device).eval()
+    rows = load_split(_data_arguments(arguments), label_names=list(model.config.id2label.values()))
+    described = describe(model, arguments.model)
     settings = ClassEvaluationSettings(batch_size=arguments.batch_size, num_workers=arguments.num_workers)
-    _, predictions = class_scores(model, samples, accelerator, settings)
-    calibration = calibrate_predictions(
-        predictions,
-        before=before["temperature"],
-        abstain_threshold_before=before["abstain_threshold"],
+    calibration = fit_calibration(
+        model,
+        ContourSamples(rows, ContourImageProcessor.from_pretrained(arguments.model), stage="gender"),
+        accelerator,
+        settings,
         wanted_accuracy=arguments.wanted_accuracy,
         num_bins=arguments.num_bins,
     )
@@ -111,6 +104,66 @@ def calibrate(arguments: CalibrationArguments, *, command: str) -> Calibration:
             _write_figures(arguments, calibration, model=described, command=command)
     accelerator.wait_for_everyone()
     return calibration
+
+
+def load_classifier(folder: str) -> ContourGenderForImageClassification:
+    """The classifier of a folder.
+
+    Raises:
+        ValueError: If the folder holds none.
+    """
+    model = load_model(folder)
+    if not isinstance(model, ContourGenderForImageClassification):
+        raise ValueError(f"{folder} holds a {model.config.model_type} model; expected a contour_gender one.")
+    return model
+
+
+def describe(model: ContourGenderForImageClassification, folder: str) -> dict[str, Any]:
+    """What a results file says of a model."""
+    return {
+        "name": Path(folder).resolve().name,
+        "model_type": model.config.model_type,
+        "num_parameters": model.num_parameters(),
+        "sha256": state_dict_sha256(model.state_dict()),
+    }
+
+
+def fit_calibration(
+    model: ContourGenderForImageClassification,
+    samples: ContourSamples,
+    accelerator: Accelerator,
+    settings: ClassEvaluationSettings,
+    *,
+    wanted_accuracy: Sequence[float],
+    num_bins: int = 15,
+) -> Calibration:
+    """Fit temperature and threshold on samples; the model's config is left as it is.
+
+    Args:
+        model: that is calibrated; it is put on the accelerator's device, in evaluation mode and single precision.
+        samples: neither trained on nor tested on.
+        accelerator: shares the images out.
+        settings: how they are read.
+        wanted_accuracy: as for `calibrate_predictions`.
+        num_bins: as for `calibrate_predictions`.
+
+    Raises:
+        NothingToCalibrateError: As `calibrate_predictions`.
+    """
+    before = {name: float(getattr(model.config, name)) for name in ("temperature", "abstain_threshold")}
+    model = model.float().to(accelerator.device).eval()
+    model.config.temperature = 1.0  # the logits are wanted undivided
+    try:
+        _, predictions = class_scores(model, samples, accelerator, settings)
+    finally:
+        model.config.temperature = before["temperature"]
+    return calibrate_predictions(
+        predictions,
+        before=before["temperature"],
+        abstain_threshold_before=before["abstain_threshold"],
+        wanted_accuracy=wanted_accuracy,
+        num_bins=num_bins,
+    )
 
 
 def calibrate_predictions(
@@ -131,13 +184,13 @@ def calibrate_predictions(
         num_bins: of the expected calibration error.
 
     Raises:
-        ValueError: If the likelihood has no inner optimum, as where every image is right.
+        NothingToCalibrateError: If the likelihood has no inner optimum, as where every image is right.
     """
     logits = torch.from_numpy(predictions.logits)
     temperature = fit_temperature(logits, torch.from_numpy(predictions.labels))
     if predictions.correct.all() or not MIN_TEMPERATURE < temperature < MAX_TEMPERATURE:
         num_right = int(predictions.correct.sum())
-        raise ValueError(
+        raise NothingToCalibrateError(
             f"no temperature is best: {num_right} of {len(logits)} images are right. Confidence is learned from "
             "right and wrong ones, and the sure ones must be right more often; use a larger or another split."
         )

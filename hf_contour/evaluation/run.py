@@ -36,12 +36,15 @@ from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 
 
-def evaluate(arguments: EvaluationArguments, *, command: str) -> tuple[Results, Path]:
+def evaluate(
+    arguments: EvaluationArguments, *, command: str, rows: datasets.Dataset | None = None
+) -> tuple[Results, Path]:
     """Evaluate a model on a split; write the results file, and beside it a report in HTML.
 
     Args:
         arguments: the settings.
         command: what to note as the command that gives these results.
+        rows: those of the split, where they have been loaded; else they are loaded as the settings say.
 
     Returns:
         The results, on every process, and the file that the main one has written them to. Without `output`, the file
@@ -55,8 +58,9 @@ def evaluate(arguments: EvaluationArguments, *, command: str) -> tuple[Results, 
     model = load_model(arguments.model)
     is_classifier = isinstance(model, ContourGenderForImageClassification)
     processor = ContourImageProcessor.from_pretrained(arguments.model)
-    source = load_split(arguments, label_names=list(model.config.id2label.values()) if is_classifier else None)
-    samples = ContourSamples(source, processor, stage="gender" if is_classifier else "contour")
+    if rows is None:
+        rows = load_split(arguments, label_names=list(model.config.id2label.values()) if is_classifier else None)
+    samples = ContourSamples(rows, processor, stage="gender" if is_classifier else "contour")
     weights_sha256 = state_dict_sha256(model.state_dict())
     model = model.float().to(accelerator.device).eval()
     predictions = None

@@ -13,9 +13,10 @@ from statistics import mean, median
 from typing import Any
 
 from hf_contour.evaluation.summary import markdown_table
+from hf_contour.hub.across_tables import across_table
 from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words
 
-KINDS = "comparison|speed|training_speed|decoding_speed|faults"
+KINDS = "comparison|across|speed|training_speed|decoding_speed|faults"
 MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 # The score that a comparison of extractors is ranked by, and those shown beside it.
 COMPARED_SCORES = ("ods", ("ois", "ap", "r50"))
@@ -174,6 +175,7 @@ def faults_table(results: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "comparison": comparison_table,
+    "across": across_table,
     **{kind: partial(rows_table, kind) for kind in COLUMNS},
     "faults": faults_table,
 }

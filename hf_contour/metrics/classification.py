@@ -366,8 +366,42 @@ def bootstrap_interval(
     for resample in range(settings.num_resamples):
         drawn = rng.integers(len(sizes), size=len(sizes))
         shares[resample] = right[drawn].sum() / sizes[drawn].sum()
+    return percentile_interval(shares, settings=settings)
+
+
+def balanced_accuracy_draws(
+    labels: IntArray, predictions: IntArray, group_ids: IntArray, *, settings: ScoreSettings = DEFAULT_SETTINGS
+) -> FloatArray:
+    """Balanced accuracy of each bootstrap resample, whole groups drawn with replacement.
+
+    The same groups are drawn for the same seed and number of groups, so that draws of two classifiers are paired.
+
+    Args:
+        labels: `(N,)` class numbers.
+        predictions: `(N,)` class numbers.
+        group_ids: `(N,)` from `group_indices`.
+        settings: resamples and seed.
+
+    Returns:
+        `(num_resamples,)`; a class that a resample lacks does not count in it.
+    """
+    num_groups, num_classes = int(group_ids.max()) + 1, int(max(labels.max(), predictions.max())) + 1
+    support, right = np.zeros((2, num_groups, num_classes))
+    np.add.at(support, (group_ids, labels), 1)
+    np.add.at(right, (group_ids, labels), labels == predictions)
+    rng = np.random.default_rng(settings.seed)
+    draws = np.empty(settings.num_resamples)
+    for resample in range(settings.num_resamples):
+        drawn = rng.integers(num_groups, size=num_groups)
+        counts = support[drawn].sum(axis=0)
+        draws[resample] = (right[drawn].sum(axis=0)[counts > 0] / counts[counts > 0]).mean()
+    return draws
+
+
+def percentile_interval(draws: FloatArray, *, settings: ScoreSettings = DEFAULT_SETTINGS) -> list[float]:
+    """Lower and upper end of the middle share of bootstrap draws."""
     tail = (1 - settings.interval_confidence) / 2
-    low, high = np.quantile(shares, [tail, 1 - tail])
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return [float(low), float(high)]
 
 

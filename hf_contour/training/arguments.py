@@ -66,6 +66,7 @@ class DataArguments:
         "'embedded' (drawn garments), a folder, a file or a Hub id; several as a list of mappings",
         neutral=True,
     )
+    data_root: str | None = setting(None, "folder in which the sources of a list are", neutral=True)
     data_config: str | None = setting(None, "configuration of the data set, where it has several")
     train_split: str = setting("train", "split to train on; 'train+validation' joins two")
     validation_split: str | None = setting("validation", "split to evaluate on while training; none: only at the end")

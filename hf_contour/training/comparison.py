@@ -14,25 +14,32 @@ A plan is a YAML file:
 Classifiers are also compared image by image with those of the first variant, or of the one that a variant names as
 `paired_with`, that have the same seeds.
 
+With `leave_out: source` the data are a list of sources, and each variant is trained once for each of them: on all the
+others. Temperature and abstain threshold are fitted on the validation split of the others, and the split of `data` of
+the source that was left out is scored; see `across_sources`.
+
 Runs that are finished are not made again, and a run that another process is making is left to it, so the same command
 goes on after a stop, and several processes can share a plan.
 """
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from hf_contour.data.source_settings import EMBEDDED, Source, located
 from hf_contour.evaluation.arguments import EvaluationArguments
 from hf_contour.evaluation.cost import multiply_adds
 from hf_contour.evaluation.predictions import ClassPredictions, join_predictions, pair_predictions, read_predictions
 from hf_contour.evaluation.run import evaluate, load_model
 from hf_contour.io import library_versions, source_commit
+from hf_contour.training.across_sources import LeftOut, evaluate_left_out, scores_across_sources
 from hf_contour.training.arguments import ARGUMENTS, ContourArguments, GenderArguments
 from hf_contour.training.flags import named_file
 from hf_contour.training.folder_lock import FolderInUseError
@@ -55,8 +62,11 @@ class Plan:
     variants: dict[str, dict[str, Any]]
     data: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
+    leave_out: str | None = None
 
     def __post_init__(self) -> None:
+        if self.leave_out not in (None, "source"):
+            raise ValueError(f"the plan's leave_out is {self.leave_out!r}; expected 'source', or no such key.")
         for part in ("recipe", "variants", "data"):
             if not isinstance(getattr(self, part), dict):
                 raise ValueError(f"the plan's {part} is {getattr(self, part)!r}; expected a mapping.")
@@ -73,6 +83,7 @@ class PlannedRun:
     arguments: ContourArguments | GenderArguments
     evaluation: dict[str, Any] = field(default_factory=dict)
     paired_with: str | None = None
+    left_out: Source | None = None
 
 
 def plan_path(name: str) -> Path:
@@ -114,16 +125,46 @@ def planned_runs(plan: Plan, *, output_dir: str, settings: Mapping[str, Any]) ->
         paired_with = changes.pop("paired_with", next(iter(plan.variants)))
         if paired_with not in plan.variants:
             raise ValueError(f"variant {variant!r}: paired_with is {paired_with!r}, which is no variant of the plan.")
-        for seed in changes.pop("seeds", plan.seeds):
-            values = merged(merged(plan.recipe, settings), changes)
-            run_name = f"{plan.name}/{variant.replace(' ', '_')}-seed{seed}"
-            try:
-                stage = ARGUMENTS[values.pop("stage", "gender")]
-                arguments = stage(**{**values, "seed": seed, "run_name": run_name, "output_dir": output_dir})
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"variant {variant!r}: {error}") from error
-            runs.append(PlannedRun(variant, changes, arguments, evaluation, paired_with))
+        seeds = changes.pop("seeds", plan.seeds)
+        values = merged(merged(plan.recipe, settings), changes)
+        for left_out, seed in itertools.product(_sources_to_leave_out(plan, values), seeds):
+            arguments = _stage_arguments(plan, variant, values, left_out, seed=seed, output_dir=output_dir)
+            runs.append(PlannedRun(variant, changes, arguments, evaluation, paired_with, left_out))
     return runs
+
+
+def _sources_to_leave_out(plan: Plan, values: Mapping[str, Any]) -> list[Source] | list[None]:
+    if plan.leave_out is None:
+        return [None]
+    data = values.get("data") or EMBEDDED
+    sources = [] if isinstance(data, str) else located(data, values.get("data_root"))
+    if len(sources) < 2:
+        raise ValueError(f"data is {data!r}; a plan with leave_out needs at least two sources, such as --data A B.")
+    return sources
+
+
+def _stage_arguments(
+    plan: Plan, variant: str, values: Mapping[str, Any], left_out: Source | None, *, seed: int, output_dir: str
+) -> ContourArguments | GenderArguments:
+    """The settings of one training.
+
+    Raises:
+        ValueError: If one is impossible; names the variant.
+    """
+    name = variant.replace(" ", "_")
+    changed: dict[str, Any] = {"seed": seed, "output_dir": output_dir}
+    if left_out is not None:
+        others = [source for source in located(values["data"], values.get("data_root")) if source != left_out]
+        changed |= {"data": [asdict(source) for source in others], "data_root": None}
+        name = f"{name}-without_{left_out.name}"
+    changed["run_name"] = f"{plan.name}/{name}-seed{seed}"
+    try:
+        stage = ARGUMENTS[values.get("stage", "gender")]
+        if left_out is not None and stage is not GenderArguments:
+            raise ValueError("leave_out is for classifiers; expected the stage gender.")
+        return stage(**{key: value for key, value in {**values, **changed}.items() if key != "stage"})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"variant {variant!r}: {error}") from error
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,8 +194,21 @@ def run_comparison(plan: Plan, runs: Sequence[PlannedRun], *, command: str) -> I
             continue
         path = run.arguments.folder / EVALUATION_FILE
         if not path.exists():
-            evaluate(evaluation_arguments(plan, run, output=path), command=command)
+            arguments = evaluation_arguments(plan, run, output=path)
+            if run.left_out is None:
+                evaluate(arguments, command=command)
+            else:
+                assert isinstance(run.arguments, GenderArguments)
+                evaluate_left_out(run.arguments, arguments, run.left_out, command=command)
         yield comparison_row(run, training, json.loads(path.read_text(encoding="utf-8")))
+
+
+def left_out_run(run: PlannedRun) -> LeftOut:
+    """What a run said about the source that it had not seen."""
+    assert run.left_out is not None
+    evaluation = json.loads((run.arguments.folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+    predictions = read_predictions(run.arguments.folder / PREDICTIONS_FILE)
+    return LeftOut(run.variant, run.left_out.name, run.paired_with or run.variant, evaluation["scores"], predictions)
 
 
 def evaluation_arguments(plan: Plan, run: PlannedRun, *, output: Path) -> EvaluationArguments:
@@ -162,8 +216,8 @@ def evaluation_arguments(plan: Plan, run: PlannedRun, *, output: Path) -> Evalua
     arguments = run.arguments
     shared = {
         "model": str(arguments.folder / "model"),
-        "data": arguments.data,
-        "data_config": arguments.data_config,
+        "data": run.left_out.path if run.left_out else arguments.data,
+        "data_config": run.left_out.config if run.left_out else arguments.data_config,
         "output": str(output),
         "name": f"{plan.name}-{arguments.run_name}",
         "cpu": arguments.cpu,
@@ -182,6 +236,7 @@ def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Map
     }
     return {
         "variant": run.variant,
+        **({"left_out": run.left_out.name} if run.left_out else {}),
         "changes": run.changes,
         "seed": run.arguments.seed,
         "num_parameters": training["model"].get("num_parameters", training["model"].get("weights")),
@@ -213,9 +268,10 @@ def paired_variants(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
         runs: all of them, trained and evaluated.
 
     Returns:
-        Variant -> `with`, `seeds`, and `all` and `slices` as `pair_predictions` gives them. Empty for extractors.
+        Variant -> `with`, `seeds`, and `all` and `slices` as `pair_predictions` gives them. Empty for extractors, and
+        where sources are left out, which `across_sources` compares.
     """
-    if any(run.arguments.stage != "gender" for run in runs):
+    if any(run.arguments.stage != "gender" or run.left_out for run in runs):
         return {}
     predictions: dict[str, dict[int, ClassPredictions]] = {}
     for run in runs:
@@ -245,6 +301,7 @@ def comparison_results(
         command: that made the file.
     """
     paired = paired_variants(runs)
+    across = scores_across_sources([left_out_run(run) for run in runs]) if plan.leave_out else {}
     return {
         "comparison": plan.name,
         "command": command,
@@ -252,6 +309,7 @@ def comparison_results(
         "evaluated_on": plan.data,
         "rows": list(rows),
         **({"paired": paired} if paired else {}),
+        **({"across": across} if across else {}),
         "versions": library_versions(),
         "commit": source_commit(),
     }

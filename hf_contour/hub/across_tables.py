@@ -1,0 +1,41 @@
+"""The table of a comparison across sources: each was left out of the training in turn, and tested on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_contour.evaluation.summary import markdown_table
+
+HEADER = ["variant", "mean of the sources left out (95 % interval)", "compared with", "difference (95 % interval)"]
+AFTER = ["worst", "alone", "worn", "calibration error", "Brier score", "decided", "right of those decided"]
+
+
+def across_table(results: Mapping[str, Any]) -> str:
+    """A row for each variant: balanced accuracy over all sources and on each, and what its confidence is worth.
+
+    Args:
+        results: as `comparison.comparison_results` gives them for a plan with `leave_out`.
+    """
+    across = results["across"]
+    names = list(next(iter(across.values()))["sources"])
+    return markdown_table([*HEADER, *names, *AFTER], [_row(name, figures, names) for name, figures in across.items()])
+
+
+def _row(variant: str, figures: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    mean, difference, worst = figures["mean"], figures.get("difference"), figures["worst"]
+    return [
+        variant,
+        f"{mean['balanced_accuracy']:.3f} {_interval(mean['interval'])}",
+        difference["with"] if difference else "",
+        f"{difference['balanced_accuracy']:+.3f} {_interval(difference['interval'], '+')}" if difference else "",
+        *(f"{figures['sources'][name]['balanced_accuracy']:.3f}" for name in names),
+        f"{worst['source']} {worst['balanced_accuracy']:.3f}",
+        *(f"{mean[part]['balanced_accuracy']:.3f}" if part in mean else "" for part in ("alone", "worn")),
+        f"{mean['expected_calibration_error']:.3f}",
+        f"{mean['brier_score']:.3f}",
+        f"{mean['coverage']:.1%}",
+        "" if mean["accuracy_decided"] is None else f"{mean['accuracy_decided']:.3f}",
+    ]
+
+
+def _interval(ends: Sequence[float], sign: str = "") -> str:
+    return f"({ends[0]:{sign}.3f} to {ends[1]:{sign}.3f})"
