@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from hf_contour.version import __version__
@@ -99,6 +101,31 @@ def write_whole(path: Path, content: bytes) -> None:
                 remove(unfinished)
             raise
         sync(path.parent)
+
+
+def replace_tensors(path: Path, changed: Mapping[str, Tensor]) -> None:
+    """Puts other values into tensors of a safetensors file, or new tensors beside them; the others keep every bit.
+
+    Args:
+        path: of the file.
+        changed: by name; they take the number type of what the file has there, else that of its first weights.
+
+    Raises:
+        ValueError: If it is no such file.
+        OutputError: If it cannot be written; the old one is still there.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors: {error}. Weights in several files are not changed."
+        ) from error
+    usual = next((one.dtype for one in tensors.values() if one.is_floating_point()), torch.float32)
+    for name, tensor in changed.items():
+        kind = tensors[name].dtype if name in tensors else usual
+        tensors[name] = tensor.detach().to(kind).contiguous()
+    write_whole(path, save(tensors, metadata))
 
 
 def append_line(path: Path, line: str) -> None:

@@ -1,16 +1,22 @@
 """Fit a classifier's temperature and abstain threshold on held-out images, and write them into its config.json.
 
     hf-contour calibrate --model MODEL --data FOLDER --split validation
+    hf-contour calibrate --model MODEL --data NEW_SHOP --refit_head        # 50 to 200 labelled images of a new shop
+    hf-contour calibrate --model MODEL --data VALIDATION --familiarity shop_a shop_b,config=x
+    hf-contour calibrate --model MODEL --data NEW_SHOP --split train --learning_curve 0 50 200 1000
+        --test_split test --output curve.json                              # (one line) what labels are worth
 
 One pass over the split. Prints the expected calibration error and the Brier score before and after, and the lowest
 confidence from which on predictions reach a wanted accuracy. The model divides its logits by the temperature from
 then on, so that `pipeline` scores are calibrated too; the threshold of the first --wanted_accuracy is what
 `classify(image, abstain=True)` abstains below. `hf-contour evaluate` measures
-what both are worth on other images. Exit codes: 0 done, 2 refused.
+what both are worth on other images. --refit_head moves the last layer too, no farther than images that a fit has not
+seen bear out, and every other weight stays: copy the folder first to keep the old head. --familiarity lets the model
+remember what it was trained on, so that it can tell unfamiliar images. Exit codes: 0 done, 2 refused.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hf_contour.cli.settings import command_line, hide_loading_bar, read_settings
 from hf_contour.evaluation.arguments import CalibrationArguments
@@ -18,20 +24,60 @@ from hf_contour.evaluation.arguments import CalibrationArguments
 if TYPE_CHECKING:
     from hf_contour.evaluation.calibration import Calibration
 
+CURVE_HEADER = [
+    "images",
+    "balanced accuracy (95 % interval)",
+    "calibration error",
+    "decided",
+    "right of those decided",
+]
+CURVE_HEADER += ["penalty"]
+
 
 def main(argv: Sequence[str]) -> int:
     """Calibrates, and prints the figures."""
     arguments = read_settings(CalibrationArguments, argv, command="calibrate", description=__doc__)
     from accelerate import PartialState
 
-    from hf_contour.evaluation.calibration import calibrate
+    from hf_contour.evaluation.adaptation import calibrate
 
     hide_loading_bar()
-    calibration = calibrate(arguments, command=command_line("calibrate", argv))
+    command = command_line("calibrate", argv)
+    if arguments.learning_curve:
+        return draw_curve(arguments, command)
+    adapted = calibrate(arguments, command=command)
     if PartialState().is_main_process:
-        print(described(calibration))
+        print(described(adapted.calibration))
+        if arguments.refit_head:
+            print(head_words(adapted.strength))
+        if adapted.fields:
+            print(familiarity_words(adapted.fields))
         print("config.json was left as it is" if arguments.dry_run else f"written: {arguments.model}/config.json")
     return 0
+
+
+def draw_curve(arguments: CalibrationArguments, command: str) -> int:
+    """What numbers of labelled images are worth, as a table and a results file."""
+    from hf_contour.evaluation.adaptation import curve_rows, learning_curve
+    from hf_contour.evaluation.summary import markdown_table
+
+    content = learning_curve(arguments, command=command)
+    print(markdown_table(CURVE_HEADER, curve_rows(content["points"])))
+    print(f"written: {arguments.output}")
+    return 0
+
+
+def head_words(strength: float | None) -> str:
+    """What became of the head."""
+    if strength is None:
+        return "the head stays: none that was fitted to these images did better on those it had not seen"
+    return f"the head was fitted anew, with a penalty of {strength:g} on how far it moved"
+
+
+def familiarity_words(fields: Mapping[str, Any]) -> str:
+    """What is remembered."""
+    number, threshold = fields["num_prototypes"], fields["familiarity_threshold"]
+    return f"{number} images are remembered; familiarity_threshold {threshold:.4f}"
 
 
 def described(calibration: "Calibration") -> str:

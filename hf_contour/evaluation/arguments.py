@@ -119,7 +119,7 @@ class EvaluationArguments:
 class CalibrationArguments:
     """Settings of a calibration; `help` describes each."""
 
-    model: str = field(metadata={"help": "folder of a classifier; its config.json gets temperature and threshold"})
+    model: str = field(metadata={"help": "folder of a classifier, which gets temperature and threshold"})
     data: str = field(metadata={"help": "a folder, a file or a Hub id"})
     data_config: str | None = _setting(None, "configuration of the data set, where it has several")
     split: str = _setting("validation", "split to fit on: neither trained on nor tested on")
@@ -139,7 +139,22 @@ class CalibrationArguments:
             "becomes the abstain_threshold of config.json, the others are printed"
         },
     )
-    seed: int = _setting(0, "seed of the drawn garments; nothing else is drawn")
+    refit_head: bool = _setting(
+        False, "fit the head anew to these images, no farther from what it was than images not fitted to bear out"
+    )
+    familiarity: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "remember images of the train splits of these sources (path,config=NAME), to tell unfamiliar ones"
+        },
+    )
+    learning_curve: list[int] = field(
+        default_factory=list,
+        metadata={"help": "what so many labelled images are worth, such as 0 50 200 1000; changes no model"},
+    )
+    test_split: str | None = _setting(None, "split that the learning curve is scored on")
+    group_column: str | None = _setting(None, "column of groups of near duplicates, which are not torn apart")
+    seed: int = _setting(0, "seed of the drawn garments, of folds and of the images of a learning curve")
     dry_run: bool = _setting(False, "leave config.json as it is")
     output: str | None = _setting(None, "JSON file for the figures; default: none is written")
     cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
@@ -147,6 +162,12 @@ class CalibrationArguments:
     def __post_init__(self) -> None:
         if not self.wanted_accuracy or not all(0 < accuracy <= 1 for accuracy in self.wanted_accuracy):
             raise ValueError(f"wanted_accuracy is {self.wanted_accuracy}; expected numbers from 0 to 1, such as 0.99.")
+        if self.learning_curve and not (self.test_split and self.output):
+            raise ValueError(
+                "learning_curve is scored on a split and written to a file: give --test_split and --output."
+            )
+        if self.learning_curve and min(self.learning_curve) < 0:
+            raise ValueError(f"learning_curve is {self.learning_curve}; expected numbers of images, such as 0 50 200.")
 
 
 def model_name(folder: Path) -> str:

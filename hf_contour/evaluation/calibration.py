@@ -17,14 +17,11 @@ from hf_contour.data.samples import ContourSamples
 from hf_contour.evaluation.arguments import (
     CalibrationArguments,
     EvaluationArguments,
-    portable_arguments,
-    portable_path,
 )
 from hf_contour.evaluation.classes import COVERAGES, ClassEvaluationSettings, class_scores
 from hf_contour.evaluation.predictions import ClassPredictions
-from hf_contour.evaluation.run import load_model, load_split
-from hf_contour.image_processing_contour import ContourImageProcessor
-from hf_contour.io import library_versions, source_commit, state_dict_sha256, write_text
+from hf_contour.evaluation.run import load_model
+from hf_contour.io import state_dict_sha256, write_text
 from hf_contour.metrics.calibration import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
@@ -71,39 +68,6 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
-
-
-def calibrate(arguments: CalibrationArguments, *, command: str) -> Calibration:
-    """Fit temperature and threshold on a split, and write them into the folder unless `dry_run`.
-
-    Args:
-        arguments: the settings.
-        command: what to note as the command that gives these figures.
-
-    Raises:
-        ValueError: If the folder holds no classifier, or the data does not fit it.
-        OutputError: If config.json cannot be written; it is as before.
-    """
-    model = load_classifier(arguments.model)
-    accelerator = Accelerator(cpu=arguments.cpu)
-    rows = load_split(_data_arguments(arguments), label_names=list(model.config.id2label.values()))
-    described = describe(model, arguments.model)
-    settings = ClassEvaluationSettings(batch_size=arguments.batch_size, num_workers=arguments.num_workers)
-    calibration = fit_calibration(
-        model,
-        ContourSamples(rows, ContourImageProcessor.from_pretrained(arguments.model), stage="gender"),
-        accelerator,
-        settings,
-        wanted_accuracy=arguments.wanted_accuracy,
-        num_bins=arguments.num_bins,
-    )
-    if accelerator.is_main_process:
-        if not arguments.dry_run:
-            write_calibration(Path(arguments.model), calibration)
-        if arguments.output:
-            _write_figures(arguments, calibration, model=described, command=command)
-    accelerator.wait_for_everyone()
-    return calibration
 
 
 def load_classifier(folder: str) -> ContourGenderForImageClassification:
@@ -220,10 +184,17 @@ def calibrate_predictions(
     )
 
 
-def write_calibration(folder: Path, calibration: Calibration) -> None:
+def write_calibration(
+    folder: Path, calibration: Calibration, *, further_fields: Mapping[str, Any] | None = None
+) -> None:
     """Put temperature and threshold into `config.json`, both at once: readers see the old file or the new one.
 
     Every other field stays, and so does the threshold where the calibration found none.
+
+    Args:
+        folder: of the classifier.
+        calibration: what was found.
+        further_fields: of the config that are written with them.
 
     Raises:
         ValueError: If there is no config of a classifier.
@@ -236,7 +207,7 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(config, Mapping) or config.get("model_type") != "contour_gender":
         raise ValueError(f"{path} is no config of a contour_gender model, which alone is calibrated.")
-    changed = {**config, "temperature": calibration.temperature}
+    changed = {**config, **(further_fields or {}), "temperature": calibration.temperature}
     if calibration.abstain_threshold is not None:
         changed["abstain_threshold"] = calibration.abstain_threshold
     # As save_pretrained writes it: sorted, so that a new field stands where it would.
@@ -260,33 +231,10 @@ def _figures(predictions: ClassPredictions, *, num_bins: int) -> dict[str, float
     return {"expected_calibration_error": error, "brier_score": brier_score(probabilities, one_hot)}
 
 
-def _data_arguments(arguments: CalibrationArguments) -> EvaluationArguments:
+def data_arguments(arguments: CalibrationArguments) -> EvaluationArguments:
+    """Which images a calibration is of."""
     names = (
         *("model", "data", "data_config", "split", "image_column", "label_column", "multi_label", "label_separator"),
         *("unlabelled", "batch_size", "max_samples", "seed"),
     )
     return EvaluationArguments(**{name: getattr(arguments, name) for name in names})
-
-
-def _write_figures(
-    arguments: CalibrationArguments, calibration: Calibration, *, model: Mapping[str, Any], command: str
-) -> None:
-    assert arguments.output is not None
-    path = Path(arguments.output)
-    content = {
-        "model": model,
-        "data": {
-            "source": portable_path(arguments.data),
-            "config": arguments.data_config,
-            "split": arguments.split,
-            "num_samples": calibration.num_samples,
-        },
-        "calibration": calibration.to_dict(),
-        "command": command,
-        "arguments": portable_arguments(arguments),
-        "seed": arguments.seed,
-        "versions": library_versions(),
-        "commit": source_commit(),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -18,13 +18,9 @@ from tiny_training import LABEL_NAMES, drawn_row
 from hf_contour import ContourGenderForImageClassification
 from hf_contour.cli.calibrate import threshold_words
 from hf_contour.cli.main import main
-from hf_contour.evaluation.arguments import EvaluationArguments
-from hf_contour.evaluation.calibration import (
-    CalibrationArguments,
-    calibrate,
-    calibrate_predictions,
-    write_calibration,
-)
+from hf_contour.evaluation.adaptation import calibrate
+from hf_contour.evaluation.arguments import CalibrationArguments, EvaluationArguments
+from hf_contour.evaluation.calibration import calibrate_predictions, write_calibration
 from hf_contour.evaluation.predictions import ClassPredictions
 from hf_contour.evaluation.results import read_results_folder
 from hf_contour.evaluation.run import evaluate
@@ -68,7 +64,8 @@ def model_folder(tmp_path):
 
 
 def run(folder, data, **settings):
-    return calibrate(CalibrationArguments(str(folder), str(data), cpu=True, **settings), command="calibrate")
+    arguments = CalibrationArguments(str(folder), str(data), cpu=True, **settings)
+    return calibrate(arguments, command="calibrate").calibration
 
 
 def config_of(folder):

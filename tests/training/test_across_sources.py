@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from markdown import read_table
+from markdown_tables import read_table
 from tiny_models import tiny_extractor
 
 from hf_contour.cli.main import main
