@@ -221,6 +221,11 @@ class TrainingArguments(
                 value = getattr(self, item.name)
                 value = as_mapping(item.name, value) if item.name in MAPPINGS else value
                 setattr(self, item.name, _checked(item, value, hints[item.name]))
+        if self.data_root is not None and not isinstance(self.data, str):
+            from hf_contour.data.source_settings import located  # reads tables, which `--help` has no use for
+
+            self.data = [dataclasses.asdict(source) for source in located(self.data or (), self.data_root)]
+            self.data_root = None  # the paths hold it now
         if self.balance is None:
             self.balance = "none" if isinstance(self.data, str) else self._balance_of_sources()
         self._refuse_impossible()

@@ -102,7 +102,9 @@ def test_the_stored_temperature_is_the_best_one_and_pipeline_scores_use_it(model
     after = (model_folder / "config.json").read_text()
     changed = before.replace('"temperature": 1.25', f'"temperature": {calibration.temperature!r}')
     assert '"abstain_threshold": 0.0' in before
-    assert after == changed.replace('threshold": 0.0', f'threshold": {calibration.abstain_threshold!r}')
+    assert after == changed.replace(
+        '"abstain_threshold": 0.0', f'"abstain_threshold": {calibration.abstain_threshold!r}'
+    )
     model = ContourGenderForImageClassification.from_pretrained(model_folder)
     assert model.config.temperature == calibration.temperature
     classify = ContourImageClassificationPipeline(

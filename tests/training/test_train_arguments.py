@@ -1,5 +1,6 @@
 """Settings come from a recipe, then from flags; what is no setting is refused with the nearest names."""
 
+import dataclasses
 from dataclasses import fields
 from pathlib import Path
 
@@ -133,6 +134,13 @@ def test_the_recipes_that_are_shipped_are_read(path):
         "gender_myntra_fast": ["gender"],
     }
     assert [arguments.stage for arguments in stages] == expected.get(path.stem, [stages[0].stage])
+
+
+def test_the_sources_of_a_recipe_are_looked_for_in_the_folder_that_is_given(tmp_path):
+    recipe = write_recipe(tmp_path, "stage: gender\ndata: [{path: shop, config: a}, {path: /other}, embedded]\n")
+    (arguments,) = parse_arguments(["--recipe", str(recipe), "--data_root", "somewhere"])
+    assert [source["path"] for source in arguments.data] == [str(Path("somewhere/shop")), "/other", "embedded"]
+    assert dataclasses.replace(arguments, seed=1).data == arguments.data  # not looked for twice
 
 
 def test_a_flag_changes_the_field_of_a_mapping_that_it_names(tmp_path):
