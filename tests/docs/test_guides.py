@@ -78,6 +78,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     write_images(tmp_path / "path/to/images", seed=1)
     write_images(tmp_path / "path/to/other", seed=2, names=OTHER_NAMES)
+    for split in ("train", "validation", "test"):  # a class that the page leaves out
+        (tmp_path / "path/to/other" / split / "kind").mkdir()
+        draw_garment(50, seed=4, size=(96, 72)).image.save(tmp_path / "path/to/other" / split / "kind" / "0.png")
     write_images(tmp_path / "path/to/third", seed=3)
     draw_garment(5, size=(120, 90)).image.save(tmp_path / "path/to/shirt.jpg")
     write_contours(tmp_path / "path/to/contours", tmp_path / "path/to/maps")
