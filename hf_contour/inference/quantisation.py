@@ -13,6 +13,7 @@ from hf_contour.inference.parts import Item
 from hf_contour.inference.preparing import Preparation
 
 MIN_CALIBRATION = 16  # images, below which ranges are a matter of chance
+MIN_AGREEMENT = 0.98  # share of the calibration images that keep their label
 
 
 def quantise(path: Path, processor: ContourImageProcessor, images: Sequence[str], *, at_most: int) -> int:
@@ -28,7 +29,7 @@ def quantise(path: Path, processor: ContourImageProcessor, images: Sequence[str]
         How many images it was calibrated on.
 
     Raises:
-        ValueError: If fewer than `MIN_CALIBRATION` images can be read.
+        ValueError: If fewer than `MIN_CALIBRATION` images can be read, or too many of them get another label.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -56,8 +57,34 @@ def quantise(path: Path, processor: ContourImageProcessor, images: Sequence[str]
         op_types_to_quantize=["Conv"],
         extra_options={"ActivationSymmetric": False},
     )
+    refuse_other_labels(_answers(floats, batches), _answers(path, batches))
     floats.unlink()
     return len(batches)
+
+
+def _answers(path: Path, batches: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
+    """What a program gives for each batch of one image: `(num_images, ...)`."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, batch)[0] for batch in batches])
+
+
+def refuse_other_labels(floats: np.ndarray, integers: np.ndarray) -> None:
+    """Raises `ValueError` where 8-bit integers give another label than floats too often.
+
+    Args:
+        floats: `(num_images, num_labels)` logits of the float program; maps, which have no label, are not judged.
+        integers: the same of the program in 8-bit integers.
+    """
+    if floats.ndim != 2:
+        return
+    same = int((floats.argmax(axis=1) == integers.argmax(axis=1)).sum())
+    if same < MIN_AGREEMENT * len(floats):
+        raise ValueError(
+            f"in 8-bit integers {len(floats) - same} of {len(floats)} calibration images get another label; at most "
+            f"{1 - MIN_AGREEMENT:.0%} may. Export without --calibration, which keeps floats."
+        )
 
 
 def _batches(processor: ContourImageProcessor, images: Sequence[str], at_most: int) -> Iterator[dict[str, np.ndarray]]:
