@@ -15,7 +15,7 @@ them; they are those of the plan, or of --data. Exit codes: 0 done, 2 refused.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def pair(arguments: CompareArguments, command: str) -> int:
 def carry_out(arguments: CompareArguments, command: str) -> int:
     """Makes the runs of a plan that are not done yet, and writes the results file when all are."""
     import hf_contour.hub.registration  # noqa: F401 - the runs load their models through the Auto classes
+    from hf_contour.data.source_settings import parse_sources
     from hf_contour.io import write_json
     from hf_contour.training.comparison import (
         comparison_results,
@@ -99,7 +100,8 @@ def carry_out(arguments: CompareArguments, command: str) -> int:
     plan = read_plan(plan_path(str(arguments.plan)))
     settings: dict[str, Any] = {"torch_threads": arguments.torch_threads}
     if arguments.data:
-        settings["data"] = arguments.data[0] if len(arguments.data) == 1 else arguments.data
+        several = [asdict(source) for source in parse_sources(arguments.data)]
+        settings["data"] = arguments.data[0] if len(several) == 1 else several
     if arguments.data_root:
         settings["data_root"] = arguments.data_root
     runs = planned_runs(plan, output_dir=arguments.output_dir, settings=settings)

@@ -137,7 +137,9 @@ def test_the_recipes_that_are_shipped_are_read(path):
 
 
 def test_the_sources_of_a_recipe_are_looked_for_in_the_folder_that_is_given(tmp_path):
-    recipe = write_recipe(tmp_path, "stage: gender\ndata: [{path: shop, config: a}, {path: /other}, embedded]\n")
+    recipe = write_recipe(
+        tmp_path, "stage: gender\ndata: [{path: shop, config: a}, {path: /other}, {path: embedded}]\n"
+    )
     (arguments,) = parse_arguments(["--recipe", str(recipe), "--data_root", "somewhere"])
     assert [source["path"] for source in arguments.data] == [str(Path("somewhere/shop")), "/other", "embedded"]
     assert dataclasses.replace(arguments, seed=1).data == arguments.data  # not looked for twice
