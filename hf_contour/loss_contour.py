@@ -138,7 +138,7 @@ def branched_loss(
         Scalar.
     """
     loss = classification_loss(logits, labels, **options)
-    if branch_loss_weight:
+    if branch_loss_weight and branch_logits:  # fused branches have no logits of their own
         alone = [classification_loss(branch, labels, **options) for branch in branch_logits]
         loss = loss + branch_loss_weight * torch.stack(alone).sum()
     return loss

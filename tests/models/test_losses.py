@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_contour.loss_contour import IGNORE_LABEL, classification_loss, edge_loss
+from hf_contour.loss_contour import IGNORE_LABEL, branched_loss, classification_loss, edge_loss
 
 LN2 = math.log(2)
 
@@ -81,3 +81,9 @@ def test_several_labels_take_the_sigmoid_loss():
         classification_loss(logits, torch.tensor([1]), problem_type="multi_label_classification")
     with pytest.raises(ValueError, match="class numbers"):
         classification_loss(logits, torch.tensor([[1, 0, 0]]))
+
+
+def test_fused_branches_have_no_loss_of_their_own():
+    logits, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    alone = branched_loss(logits, (), labels, branch_loss_weight=0.5)
+    assert alone == branched_loss(logits, (), labels, branch_loss_weight=0.0)
