@@ -483,7 +483,7 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         maps = self._branch_maps(pixel_values, contour_features, image_features, with_levels=output_level_features)
-        kept = self._drop_branches(len(maps.all[0]))
+        kept = self._drop_branches(maps.all[0].shape[0])
         branch_logits, hidden_states = (), maps.all
         if self.contour_fusion is None:
             branch_logits = self.classifier(torch.cat(maps.images, dim=1) if maps.images else None, maps.contour)
