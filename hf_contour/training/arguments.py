@@ -386,7 +386,8 @@ def as_mapping(name: str, value: Any) -> Any:
 def _checked(item: dataclasses.Field[Any], value: Any, hint: Any) -> Any:
     """The value in its field's type: YAML reads 1e-3 as a word, writes 1 for 1.0 and a word for a list of one."""
     name = item.name
-    if value == "none" and type(None) in get_args(hint):
+    choices = [choice for part in get_args(hint) for choice in get_args(part)]
+    if value == "none" and type(None) in get_args(hint) and "none" not in choices:
         return None
     value = _as_number(value, hint)
     if isinstance(value, str) and name not in (*MAPPINGS, "data") and list[str] in (hint, *get_args(hint)):
