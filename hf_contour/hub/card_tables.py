@@ -172,7 +172,8 @@ def summary_table(results: Sequence[Results]) -> str:
     for found in results:
         part = garments_only(found.scores)
         if found.task == CLASSIFICATION:
-            score = f"accuracy {_accuracy(found.scores)}" + (f"; on garments only {_accuracy(part)}" if part else "")
+            score = f"accuracy {_accuracy(found.scores)}, balanced {_share(found.scores['balanced_accuracy'])}"
+            score += f"; on garments only {_accuracy(part)}" if part else ""
         else:
             score = f"ODS {_share(found.scores.get('ods'))}, AP {_share(found.scores.get('ap'))}"
         size = f"{found.model['num_parameters'] / 1e6:.1f}"
