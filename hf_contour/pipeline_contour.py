@@ -88,7 +88,7 @@ class ContourImageClassificationPipeline(OpensImages, ImageClassificationPipelin
     chooses one of the two for both cases.
 
     `abstain=True`, given to `pipeline(...)` or to a call, leaves undecided what the model is not sure of: an image
-    whose best score lies below the `abstain_threshold` of the model's config (scripts/calibrate.py chooses it) gives
+    whose best score lies below the `abstain_threshold` of the model's config (`hf-contour calibrate` chooses it) gives
 
         [{"label": None, "score": 0.64}]
 

@@ -183,10 +183,13 @@ def portable_path(path: str) -> str:
 
 def portable_arguments(arguments: Any) -> dict[str, Any]:
     """The settings of a command for a results file, from their dataclass, without absolute paths."""
-    return {name: _portable(value) for name, value in asdict(arguments).items()}
+    return portable_values(asdict(arguments))
 
 
-def _portable(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_portable(one) for one in value]
+def portable_values(value: Any) -> Any:
+    """Plain JSON values with only the names of absolute paths, at any depth."""
+    if isinstance(value, dict):
+        return {name: portable_values(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable_values(one) for one in value]
     return portable_path(value) if isinstance(value, str) else value

@@ -94,6 +94,23 @@ DATA_SOURCES = {
   year    = {2011}
 }""",
     ),
+    "clothing_contours": DataSource(
+        title="Clothing Co-Parsing, as contours",
+        teaches="contours",
+        statement=(
+            "Street-fashion photographs whose clothing was labelled pixel by pixel (Yang, Luo and Lin, CVPR 2014); "
+            "the contours are the borders between the labels."
+        ),
+        license="Apache-2.0 for the labels; the photographs belong to their makers, and none is in this folder.",
+        research_only=True,
+        limits=("The labelled borders are 1 to 3 pixels off, and folds, seams and pockets are not among them.",),
+        citation="""@inproceedings{yang2014clothing,
+  author    = {Yang, Wei and Luo, Ping and Lin, Liang},
+  title     = {Clothing Co-Parsing by Joint Image Segmentation and Labeling},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition},
+  year      = {2014}
+}""",
+    ),
     "myntra_gender": DataSource(
         title="Fashion Product Images (Small)",
         teaches="classes",

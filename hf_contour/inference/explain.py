@@ -322,7 +322,7 @@ def _smooth_on_image(heat: Tensor, image: Image.Image, processor: ContourImagePr
 
 def on_image(values: Tensor, image: Image.Image, processor: ContourImageProcessor) -> Tensor:
     """A map of the model's input `(H, W)` on the image itself `(height, width)`, the padding cut off."""
-    size = (processor.size.height, processor.size.width)
+    size = (processor.size["height"], processor.size["width"])
     placed = place_image(
         image.height, image.width, size, do_resize=bool(processor.do_resize), do_pad=bool(processor.do_pad)
     )

@@ -62,7 +62,7 @@ def overlay(image: Image.Image, heat: np.ndarray, *, scale: float) -> Image.Imag
     """
     ground = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32) * 0.5 + 127
     strength = np.clip(np.abs(heat) / scale, 0, 1)[..., None] * 0.85
-    colour = np.where(heat[..., None] >= 0, np.float32(FOR), np.float32(AGAINST))
+    colour = np.where(heat[..., None] >= 0, np.asarray(FOR, np.float32), np.asarray(AGAINST, np.float32))
     return Image.fromarray(np.round(ground * (1 - strength) + colour * strength).clip(0, 255).astype(np.uint8))
 
 

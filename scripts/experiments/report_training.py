@@ -12,7 +12,7 @@ from typing import Any
 
 from common import run_tool
 
-from hf_contour.evaluation.arguments import portable_path
+from hf_contour.evaluation.arguments import portable_values
 from hf_contour.io import write_json
 
 
@@ -56,9 +56,7 @@ def report_training(folder: Path, *, results_path: Path, image_path: Path) -> di
             raise ValueError(f"{path} is missing; give the folder of a finished stage, such as runs/NAME/contour.")
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     report = {**json.loads(results.read_text(encoding="utf-8")), "curve": lines}
-    report["arguments"] = {
-        name: portable_path(value) if isinstance(value, str) else value for name, value in report["arguments"].items()
-    }
+    report = portable_values(report)
     draw_curve(report, image_path)
     write_json(results_path, report)
     return report
