@@ -40,7 +40,7 @@ def results_section(results: Sequence[Results], folder: Path) -> str:
     for found in results:
         parts += _class_tables(found) if found.task == CLASSIFICATION else []
         if (folder / f"{found.name}.png").is_file():
-            parts.append(f"![The scores in images: {data_words(found.data)}]({found.name}.png)")
+            parts.append(f"![The scores in images: {measured_on(found)}]({found.name}.png)")
     return "\n\n".join(parts)
 
 
@@ -154,7 +154,7 @@ def results_table(results: Sequence[Results]) -> str:
     rows = [
         [
             found.model["name"],
-            data_words(found.data),
+            measured_on(found),
             str(found.data["num_samples"]),
             _protocol_words(found.protocol),
             *cells,
@@ -177,7 +177,7 @@ def summary_table(results: Sequence[Results]) -> str:
         else:
             score = f"ODS {_share(found.scores.get('ods'))}, AP {_share(found.scores.get('ap'))}"
         size = f"{found.model['num_parameters'] / 1e6:.1f}"
-        rows.append([found.model["name"], size, data_words(found.data), str(found.data["num_samples"]), score])
+        rows.append([found.model["name"], size, measured_on(found), str(found.data["num_samples"]), score])
     return markdown_table(["model", "million parameters", "measured on", "images", "score (95 % interval)"], rows)
 
 
@@ -222,6 +222,12 @@ def _with_interval(value: float, interval: Sequence[float]) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def measured_on(results: Results) -> str:
+    """The data of a results file in words, with the column of contours where it is not the usual one."""
+    column = results.arguments.get("contours_column", "contours")
+    return data_words(results.data) + ("" if column in ("contours", None) else f" ({column})")
 
 
 def data_words(data: dict[str, Any]) -> str:
