@@ -292,7 +292,9 @@ def test_the_table_rounds_and_keeps_order() -> None:
 def test_the_first_look_has_a_row_for_each_evaluation() -> None:
     text = "<!-- results: summary -->\n<!-- end results -->\n"
     classifier, extractor = read_table(fill_tables(text, [full_results(), contour_results()]))
-    assert classifier["score (95 % interval)"].startswith("accuracy 0.750 (0.250 to 1.000); on garments only 0.938")
+    assert classifier["score (95 % interval)"].startswith(
+        "accuracy 0.750 (0.250 to 1.000), balanced 0.750; on garments only 0.938"
+    )
     assert extractor["score (95 % interval)"].startswith("ODS ")
 
 
