@@ -14,6 +14,7 @@ EXPLANATIONS: dict[str, str] = {
     "does not support SDPA|[Ff]lash [Aa]ttention|flex attention": "There is no attention.",
     "does not support setting its attention dynamically": "There is no attention.",
     "test_resize_embeddings is set|position embeddings|`inputs_embeds`": "The input is pixels, not tokens.",
+    "Do not take a cache as input to forward": "There are no keys and values to keep in a cache.",
     "sequence-to-sequence|decoder-only language modeling": "The models write no text.",
     "does not support grouped_mm|no sparse experts|output_router_logits": "There are no experts.",
     "has no `base_model_class` defined|not (support|have) RoPE|no axial RoPE": "There are no position embeddings.",
