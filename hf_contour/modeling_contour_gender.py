@@ -423,7 +423,9 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
             own = (extractor.config.image_mean, extractor.config.image_std)
             mean, std = expected_normalisation(names) if names else own
             config_fields = {"image_mean": mean, "image_std": std, **config_fields}
-        config = ContourGenderConfig(extractor_config=extractor.config.to_dict(), backbone=backbone, **config_fields)
+        extractor_config = extractor.config.to_dict()
+        extractor_config.pop("_name_or_path", None)  # where it lay on the disk of whoever trained is nobody's business
+        config = ContourGenderConfig(extractor_config=extractor_config, backbone=backbone, **config_fields)
         model = cls(config)
         if model.extractor is not None:
             model.extractor.load_state_dict(extractor.state_dict())

@@ -137,8 +137,6 @@ def test_a_curve_shows_what_labels_are_worth_and_changes_no_model(model_folder, 
 
 
 def test_what_is_remembered_comes_into_the_folder(model_folder, shop, capsys):
-    if not hasattr(ContourGenderForImageClassification, "fit_familiarity"):
-        pytest.skip("needs the model's part")
     before = load_file(model_folder / "model.safetensors")
     flags = ["--model", model_folder, "--data", shop, "--familiarity", shop, "--wanted_accuracy", "0.6", "--cpu"]
     assert main(["calibrate", *map(str, flags)]) == 0
