@@ -179,6 +179,12 @@ COMMANDS: dict[str, Command] = {
     "publish and upload": Command(("publish", MODEL, "--to", NOWHERE, "--upload", "true"), "Hub"),
     "publish a folder that is not there": Command(("publish", "gone", "--to", NOWHERE), "gone"),
     "compare on a data set of the Hub": Command(("compare", "--plan", "{plan}", "--data", NOWHERE), NOWHERE),
+    "export a model of the Hub": Command(("export", "--model", NOWHERE, "--output", "exported"), NOWHERE),
+    "explain with a model of the Hub": Command(
+        ("explain", "gone.jpg", "--model", NOWHERE, "--output", "why.png"), "gone.jpg"
+    ),
+    "demo of a model of the Hub": Command(("demo", "--model", NOWHERE), NOWHERE),
+    "score maps that are not there": Command(("score-maps", "gone", "--data", NOWHERE), NOWHERE),
     "border lines of a model of the Hub": Command(
         ("border_lines.py", "--models", NOWHERE, "--data", "gone"), NOWHERE
     ),
