@@ -16,7 +16,7 @@ from hf_contour.evaluation.summary import markdown_table
 from hf_contour.hub.across_tables import across_table
 from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words
 
-KINDS = "comparison|across|speed|training_speed|decoding_speed|faults"
+KINDS = "comparison|across|speed|training_speed|decoding_speed|prediction_speed|faults"
 MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 # The score that a comparison of extractors is ranked by, and those shown beside it.
 COMPARED_SCORES = ("ods", ("ois", "ap", "r50"))
@@ -142,6 +142,13 @@ COLUMNS: dict[str, list[Column]] = {
         ("reduced: ms", lambda row: f"{row['reduced_ms']:.1f}"),
         ("times as fast", lambda row: f"{row['times_as_fast']:.1f}"),
         ("mean difference of the pixels (0 to 255)", lambda row: f"{row['mean_difference']:.2f}"),
+    ],
+    "prediction_speed": [
+        ("size", lambda row: row["size"]),
+        ("from JPEG files to rows", lambda row: row["way"]),
+        ("images per CPU second", lambda row: f"{row['images_per_cpu_second']:.0f}"),
+        ("times the timm loop", lambda row: f"{row['ratio']:.2f}"),
+        ("labels as PyTorch's", lambda row: "" if row["way"] == "timm loop" else f"{row['same_labels']:.0%}"),
     ],
 }
 

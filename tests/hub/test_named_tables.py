@@ -103,6 +103,16 @@ def test_decoding_has_a_row_for_each_size():
     ]
 
 
+def test_prediction_has_a_row_for_each_way():
+    rows = [
+        {"size": "96x64", "way": "timm loop", "images_per_cpu_second": 73.6, "ratio": 1.0, "same_labels": 0.26},
+        {"size": "96x64", "way": "ours, onnx", "images_per_cpu_second": 144.1, "ratio": 1.869, "same_labels": 1.0},
+    ]
+    table = read_table(rows_table("prediction_speed", {"rows": rows}))
+    assert list(table[0].values()) == ["96x64", "timm loop", "74", "1.00", ""]
+    assert list(table[1].values()) == ["96x64", "ours, onnx", "144", "1.87", "100%"]
+
+
 def test_tables_are_put_between_their_markers(tmp_path):
     (tmp_path / "abl.json").write_text(json.dumps(COMPARISON))
     (tmp_path / "fast.json").write_text(json.dumps(SPEED))

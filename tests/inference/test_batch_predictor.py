@@ -72,6 +72,7 @@ def test_frames_of_pandas_one_by_one(model_folder: Path, rows: list[dict[str, An
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of Spark, which does not know the newest pandas yet
 def test_map_in_pandas_of_spark(
     model_folder: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,8 +95,10 @@ def test_map_in_pandas_of_spark(
 
 
 @pytest.mark.slow
-def test_map_batches_of_ray(model_folder: Path, rows: list[dict[str, Any]]) -> None:
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_map_batches_of_ray(model_folder: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # on a busy machine
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     try:
         data = ray.data.from_items([{name: row[name] for name in ("sku", "image")} for row in rows])

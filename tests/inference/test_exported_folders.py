@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from tiny_models import tiny_extractor
 
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.inference.arguments import ExportArguments, PredictionArguments
+from hf_contour.inference.classification import Classification
 from hf_contour.inference.export import export
+from hf_contour.inference.parts import Item
 from hf_contour.inference.predict import predict
 from hf_contour.inference.quantisation import refuse_other_labels
 from hf_contour.inference.runtimes import TorchRuntime, load_runtime
@@ -101,3 +104,17 @@ def test_too_few_images_to_calibrate_on_are_refused(model_folder: Path, images: 
         export(settings)
     with pytest.raises(ValueError, match="8-bit integers of onnx alone"):
         ExportArguments(model="m", output="o", calibration=["x"], format="openvino")
+
+
+def test_the_example_of_the_documentation_needs_no_package_of_ours(onnx_folder: Path, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "bulk_prediction.md"
+    code = page.read_text(encoding="utf-8").split("```python\n")[-1].split("```")[0]
+    assert len(code.strip().splitlines()) <= 25
+    names: dict[str, Any] = {}
+    exec(code.replace('"exported"', repr(str(onnx_folder))), names)
+    image = Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8))
+    image.save(tmp_path / "photo.png")
+    label, score, abstains = names["classify"](str(tmp_path / "photo.png"))
+    (row,) = Classification(onnx_folder)([Item("photo", str(tmp_path / "photo.png"))])
+    assert (label, abstains) == (row["label"], row["abstained"])
+    assert score == pytest.approx(row["score"], abs=1e-4)

@@ -1,0 +1,161 @@
+r"""Predict many small files while processes are killed at random moments, and see that nothing is lost or doubled.
+
+    python scripts/experiments/kill_predictions.py --model model_cards/contour-gender-fast --images FOLDER \
+        --num_files 100000 --num_kills 20 --output model_cards/results/prediction_kills.json
+
+The files are hard links to the images of FOLDER, over and over. For one process, for two, and with --ray for Ray, the
+command is started again and again, killed with SIGKILL after a random time, and let run to its end at last; ids are
+then compared with the files, and the tables with those of a run that nothing disturbed. Memory is the peak of the
+resident set, rate that of the run without kills. Hours for 100,000 files on two cores; minutes for 5,000.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from hf_contour.io import library_versions, source_commit, write_json
+
+SAMPLING = 0.2  # seconds between looks at memory
+
+
+def main() -> int:
+    """Runs all trials and writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--num_files", type=int, default=100_000)
+    parser.add_argument("--num_kills", type=int, default=20)
+    parser.add_argument("--rows_per_part", type=int, default=1024)
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.images.parent) as name:
+        work = Path(name)
+        files = link_files(arguments.images, work / "files", arguments.num_files)
+        command = [sys.executable, "-m", "hf_contour", "predict", "--model", arguments.model, "--cpu"]
+        command += ["--inputs", str(work / "files"), "--rows_per_part", str(arguments.rows_per_part)]
+        undisturbed = undisturbed_run(command, work / "undisturbed", arguments.num_files)
+        expected = tables(work / "undisturbed")
+        rows = []
+        for kind in ("one", "two", *(["ray"] if arguments.ray else [])):
+            trial = killed_runs(command, work / kind, kind, arguments.num_kills, undisturbed["seconds"])
+            rows.append({"processes": kind, **trial, **compare(work / kind, files, expected)})
+            print(rows[-1], flush=True)
+        content = {
+            "num_files": arguments.num_files,
+            "rows_per_part": arguments.rows_per_part,
+            "undisturbed": undisturbed,
+            "rows": rows,
+            "versions": library_versions(),
+            "commit": source_commit(),
+        }
+        write_json(arguments.output, content)
+    return 0 if all(row["lost"] == row["doubled"] == 0 and row["tables_equal"] for row in rows) else 1
+
+
+def link_files(images: Path, folder: Path, num_files: int) -> list[str]:
+    """Hard links to the images, a thousand in a folder; their paths."""
+    sources = sorted(path for path in images.iterdir() if path.is_file())
+    paths = [folder / f"{number // 1000:03d}" / f"{number:06d}.jpg" for number in range(num_files)]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(sources[number % len(sources)], path)
+    return [str(path) for path in paths]
+
+
+def undisturbed_run(command: list[str], output: Path, num_files: int) -> dict[str, Any]:
+    """One process, to its end: seconds, images per second, and megabytes along the way."""
+    started = time.perf_counter()
+    process = start(command, output)
+    memory = []
+    while process.poll() is None:
+        memory.append(resident_megabytes(process.pid))
+        time.sleep(SAMPLING)
+    seconds = time.perf_counter() - started
+    curve = memory[:: max(len(memory) // 50, 1)]
+    return {
+        "seconds": seconds,
+        "images_per_second": num_files / seconds,
+        "peak_megabytes": max(memory),
+        "megabytes": curve,
+        "exit_code": process.returncode,
+    }
+
+
+def start(command: list[str], output: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """The command in a session of its own, so that a kill takes its children too."""
+    return subprocess.Popen(
+        [*command, "--output", str(output)],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def resident_megabytes(pid: int) -> float:
+    """Of a process that may be gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def killed_runs(command: list[str], output: Path, kind: str, num_kills: int, seconds: float) -> dict[str, Any]:
+    """Starts and kills until there were so many kills or nothing is left, then lets the command end."""
+    rng = random.Random(0)
+    kills, started = 0, time.perf_counter()
+    flags = ["--engine", "ray"] if kind == "ray" else ["--num_workers", "1"]
+    world = 2 if kind == "two" else 1
+    while True:
+        processes = [start([*command, *flags], output, RANK=str(rank), WORLD_SIZE=str(world)) for rank in range(world)]
+        rng.shuffle(processes)
+        for victim in processes if kills < num_kills else ():
+            try:
+                victim.wait(rng.uniform(0, 3 * seconds / num_kills))
+            except subprocess.TimeoutExpired:
+                os.killpg(victim.pid, signal.SIGKILL)
+                kills += 1
+        codes = [process.wait() for process in processes]
+        if all(code == 0 for code in codes):
+            return {"kills": kills, "seconds": time.perf_counter() - started}
+
+
+def compare(output: Path, files: list[str], expected: dict[str, str]) -> dict[str, Any]:
+    """Which files have no row or several, and whether the tables are those of the run without kills."""
+    counts = Counter(
+        name
+        for path in sorted(output.glob("part-*.parquet"))
+        for name in pq.read_table(path, columns=["id"]).column("id").to_pylist()
+    )
+    found = tables(output)
+    result = {
+        "rows": counts.total(),
+        "lost": sum(file not in counts for file in files),
+        "doubled": sum(count > 1 for count in counts.values()),
+        "tables_equal": found == expected,
+    }
+    shutil.rmtree(output)
+    return result
+
+
+def tables(output: Path) -> dict[str, str]:
+    """SHA-256 of each table."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(output.glob("part-*"))}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
