@@ -134,6 +134,7 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
         self.image_stride = self.stride = math.lcm(*(backbone.stride for backbone in self.image_backbones))
         self.contour_channels = 0
         self.extractor: ContourExtractorModel | None = None
+        self.contour_pooling: nn.Module = nn.Identity()  # nothing in it learns
         self.contour_downsampling: nn.Module = nn.Identity()
         self.join_stride = self.image_stride
         if config.contour_features != "none":
@@ -159,7 +160,7 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
             )
             self.contour_channels = self.contour_downsampling.num_features
         else:
-            self.contour_downsampling = nn.AvgPool2d(grid_stride // stride)
+            self.contour_pooling = nn.AvgPool2d(grid_stride // stride)
         if config.fusion != "late":
             self.join_stride = grid_stride
         self.stride = math.lcm(extractor.stride, grid_stride, self.image_stride)
@@ -196,7 +197,7 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
 
         Returns:
             `(B, C, H'/s, W'/s)`: the fused map or the chosen levels, of the image padded to a multiple of the
-            model's stride, at the extractor's output stride s.
+            model's stride; s is the extractor's output stride, or that of the grid where they are averaged.
 
         Raises:
             ValueError: If the model has no extractor.
@@ -265,12 +266,12 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_extractor):
             if uses_levels and not with_levels:
                 chosen = extractor(pixel_values, levels=self.level_indices, return_dict=True).level_features
-                return torch.cat(chosen, dim=1), None
+                return self.contour_pooling(torch.cat(chosen, dim=1)), None
             features = extractor(pixel_values, return_dict=True)
+            contours = features.last_hidden_state
             if uses_levels:
-                chosen = [features.level_features[index] for index in self.level_indices]
-                return torch.cat(chosen, dim=1), features.level_features
-            return features.last_hidden_state, features.level_features
+                contours = torch.cat([features.level_features[index] for index in self.level_indices], dim=1)
+            return self.contour_pooling(contours), features.level_features
 
     def _branch_maps(
         self,

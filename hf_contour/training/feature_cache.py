@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset as Rows
 from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,6 +25,17 @@ from tqdm import tqdm
 from hf_contour.data.samples import ContourSamples, collate_gender, stack
 from hf_contour.io import UNFINISHED, put_in_place, remove, writing
 from hf_contour.training.order import Place
+
+
+def rows_of_sources(rows: Rows) -> list[Rows]:
+    """The rows of each source, in their order; all in one where they are of one, or mixed."""
+    if "source" not in rows.column_names:
+        return [rows]
+    of_rows = np.asarray(rows["source"][:])
+    starts = [0, *(np.flatnonzero(np.diff(of_rows)) + 1).tolist(), len(rows)]
+    if len(starts) - 1 > len(np.unique(of_rows)):
+        return [rows]
+    return [rows.select(range(*bounds)) for bounds in pairwise(starts)]
 
 
 def cached_features(
@@ -104,17 +117,23 @@ class CollateWithFeatures:
     """Stacks samples and puts what the frozen parts gave for them beside their pixels.
 
     Args:
-        features: arrays of `cached_features` by the name that they get in a batch; the row of a sample is its "index".
+        features: by the name that they get in a batch: arrays of `cached_features`, of one part of the rows after the
+            other; the row of a sample is its "index".
     """
 
-    def __init__(self, features: Mapping[str, NDArray[np.float16]]) -> None:
+    def __init__(self, features: Mapping[str, Sequence[NDArray[np.float16]]]) -> None:
         self.features = features
+        parts = next(iter(features.values()))
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """A batch as `collate_gender` makes it, with the features `(B, C, h, w)` float32."""
         batch = stack(samples)
-        for name, maps in self.features.items():
-            batch[name] = torch.from_numpy(np.stack([maps[sample["index"]] for sample in samples])).float()
+        indices = np.array([sample["index"] for sample in samples])
+        numbers = np.searchsorted(self._starts, indices, side="right") - 1
+        places = list(zip(numbers, indices - self._starts[numbers], strict=True))
+        for name, parts in self.features.items():
+            batch[name] = torch.from_numpy(np.stack([parts[number][row] for number, row in places])).float()
         return batch
 
 

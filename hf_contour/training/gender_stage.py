@@ -1,6 +1,6 @@
 """Stage 2: backbones, fusion and head learn labels beside the frozen extractor."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from hf_contour.modeling_contour_extractor import ContourExtractorModel, fold_ba
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.training.arguments import GenderArguments
 from hf_contour.training.building import build_processor, refuse_absent, refuse_unknown_fields
-from hf_contour.training.feature_cache import CollateWithFeatures, cached_features
+from hf_contour.training.feature_cache import CollateWithFeatures, cached_features, rows_of_sources
 from hf_contour.training.rows import Rows, load_train_rows
 from hf_contour.training.stage_data import StageData
 from hf_contour.training.task import Figures
@@ -88,39 +88,43 @@ class GenderTask:
             frozen["image_features"] = self.model.image_backbones
         return frozen
 
-    def _cached_features(self) -> dict[str, NDArray[np.float16]]:
-        assert isinstance(self.data.train, ContourSamples)
-        arguments = self.arguments
+    def _cached_features(self) -> dict[str, list[NDArray[np.float16]]]:
+        """Of each frozen network the features of one source after the other, which other mixtures share."""
+        arguments, cached = self.arguments, defaultdict(list)
         compute = {"contour_features": self._frozen_contours, "image_features": self._frozen_images}
-        shared = {
-            "rows": listing_sha256(self.data.rows),
-            "probes": rows_sha256(self.data.rows),
-            "processor": self.processor.to_dict(),
-            "stride": self.model.stride,
-        }
         described = {  # what weights alone do not say
             "contour_features": {
                 "extractor": self.config.extractor_config.to_dict(),
                 "contours": self.config.contour_features,
                 "levels": self.config.contour_level_indices,
+                "averaged": repr(self.model.contour_pooling),
             },
             "image_features": {"backbones": self.config.backbones, "scale": self.config.backbone_scale},
         }
-        cached: dict[str, NDArray[np.float16]] = {}
         for name, network in self._frozen_networks().items():
             network.eval()
-            key = {**shared, **described[name]}
-            found = cached_features(
-                Path(str(arguments.feature_cache)),
-                self.data.train,
-                compute[name],
-                key={**key, "weights": state_dict_sha256(network.state_dict())},
-                loading={"batch_size": arguments.eval_batch_size, "num_workers": arguments.num_workers},
-                accelerator=self.data.accelerator,
-                show_progress=arguments.progress,
-            )
-            cached |= {f"{name}_{number}": maps for number, maps in enumerate(found)}
-        return cached
+            key = {
+                **described[name],
+                "weights": state_dict_sha256(network.state_dict()),
+                "processor": self.processor.to_dict(),
+                "stride": self.model.stride,
+            }
+            for rows in rows_of_sources(self.data.rows):
+                images = rows.select_columns(["image"])
+                found = cached_features(
+                    Path(str(arguments.feature_cache)),
+                    ContourSamples(
+                        rows, self.processor, stage="gender", skip_bad_images=arguments.on_bad_image == "skip"
+                    ),
+                    compute[name],
+                    key={**key, "rows": listing_sha256(images), "probes": rows_sha256(images)},
+                    loading={"batch_size": arguments.eval_batch_size, "num_workers": arguments.num_workers},
+                    accelerator=self.data.accelerator,
+                    show_progress=arguments.progress,
+                )
+                for number, maps in enumerate(found):
+                    cached[f"{name}_{number}"].append(maps)
+        return dict(cached)
 
     def begin_step(self, step: int) -> None:
         """Lets the backbone stand still in the first passes, where the settings say so, and learn after them."""

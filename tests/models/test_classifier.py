@@ -161,8 +161,9 @@ def test_hidden_states_are_maps_of_one_grid():
 def test_averaged_contours_are_means_of_cells():
     model = tiny_classifier(contour_downsampling="average").eval()
     pixels = torch.rand(1, 3, 64, 96)
-    contours = model.contour_features(pixels)
+    contours = torch.cat([model.extractor(pixels).level_features[index] for index in model.level_indices], dim=1)
     joined = model(pixels, output_hidden_states=True).hidden_states[0]
+    assert torch.equal(joined, model.contour_features(pixels))
     stride = model.join_stride // model.extractor.config.output_stride
     by_hand = contours.unfold(2, stride, stride).unfold(3, stride, stride).mean(dim=(4, 5))
     torch.testing.assert_close(joined, by_hand)

@@ -418,7 +418,8 @@ def test_an_extractor_with_random_weights_is_a_control(tmp_path, source, contour
     trained = ContourExtractorModel.from_pretrained(arguments.extractor)
     fields = [one.config.to_dict() for one in (model.extractor, trained)]
     folders = [one.pop("_name_or_path") for one in fields]
-    assert fields[0] == fields[1] and folders[0] == "", "the same design, and no folder of the training named"
+    assert fields[0] == fields[1]
+    assert folders[0] == "", "no folder of the training is named"
     kernels = [next(one.cascade.parameters()) for one in (model.extractor, trained)]
     assert not torch.equal(*kernels)
 
