@@ -175,24 +175,31 @@ def noisy(share: float, count: int) -> Callable[[int], int]:
 def test_noisy_labels_slow_training_and_do_not_break_it(
     tmp_path: Path, extractor: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """The curve over 0, 10, 20 and 40 % wrong labels; validation labels stay right."""
-    count, scores = 60, {}
+    """The curve over 0, 10, 20 and 40 % wrong labels; validation labels stay right.
+
+    Without augmentation and dropout, so that the labels are all that keeps the loss from falling: the clean labels are
+    learnt by heart whatever is drawn, and the wrong ones take longer.
+    """
+    count, batch_size, epochs, scores = 60, 12, 8, {}
+    recipe = {"augmentation": None, "model": {"fusion_channels": 8}, "learning_rate": 0.003}
+    recipe |= {"batch_size": batch_size, "epochs": epochs, "convergence_window": 100}
     for share in (0.0, 0.1, 0.2, 0.4):
         folder = tmp_path / f"{share}"
         write_source(folder / "source", train=count, validation=20, change=relabelled(noisy(share, count)))
-        arguments = settings(folder, "gender", extractor=str(extractor), epochs=8, convergence_window=100)
+        arguments = settings(folder, "gender", extractor=str(extractor), **recipe)
         results = run_stage(arguments)
         lines = [json.loads(line) for line in (arguments.folder / "log.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
         scores[share] = {
             "accuracy": results["evaluation"]["validation"]["accuracy"],
-            "first_loss": sum(losses[:15]) / 15,
-            "last_loss": sum(losses[-15:]) / 15,
+            "first_loss": sum(losses[:10]) / 10,
+            "last_loss": sum(losses[-10:]) / 10,
         }
-        assert len(losses) == results["training"]["steps"] == 8 * count // 4
+        assert len(losses) == results["training"]["steps"] == epochs * count // batch_size
     record_property("injected", round(sum(share * count for share in scores)))
     record_property("tried", len(scores))
     record_property("lost", 0)
     record_property("curve", json.dumps(scores))
-    assert scores[0.0]["last_loss"] < 0.8 * scores[0.0]["first_loss"]
-    assert scores[0.4]["last_loss"] > scores[0.0]["last_loss"]
+    assert all(score["last_loss"] < score["first_loss"] for score in scores.values())
+    assert scores[0.0]["last_loss"] < 0.5 * scores[0.0]["first_loss"]
+    assert scores[0.4]["last_loss"] > 1.5 * scores[0.0]["last_loss"]
