@@ -170,7 +170,13 @@ class ContourGenderConfig(PreTrainedConfig):
         elif "num_labels" not in kwargs and not self.transformers_version:  # a saved config without names has none
             self.id2label = dict(enumerate(LABELS))
         super().__post_init__(**kwargs)
-        self.label2id = {label: index for index, label in self.id2label.items()}
+        self.id2label = dict(self.id2label)  # whatever label2id came
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets a field; other labels than at the construction take their numbers along, in `label2id`."""
+        super().__setattr__(name, value)
+        if name == "id2label" and isinstance(value, Mapping) and "label2id" in vars(self):
+            super().__setattr__("label2id", {label: index for index, label in value.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved; see `PreTrainedConfig.to_dict`."""

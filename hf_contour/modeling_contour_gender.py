@@ -498,6 +498,11 @@ class ContourGenderForImageClassification(ContourGenderPreTrainedModel):
             raise ValueError(
                 f"output_branch_logits came to a model whose fusion is {self.config.fusion!r}, not 'late'."
             )
+        if logits.shape[-1] != self.config.num_labels:
+            raise ValueError(
+                f"The config names {self.config.num_labels} labels, and the head has {logits.shape[-1]}; load it "
+                "with from_pretrained(folder, id2label=..., ignore_mismatched_sizes=True) for a head of another size."
+            )
         loss = None
         if labels is not None:
             weight, problem_type = self.config.branch_loss_weight, self.config.problem_type

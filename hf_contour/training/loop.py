@@ -328,7 +328,8 @@ class TrainingLoop:
             Whether there was one.
 
         Raises:
-            ResumeError: If it was made with other settings, naming those that differ.
+            ResumeError: If it was made with other settings, naming those that differ, or by a version whose place in
+                a stream cannot be read.
             CheckpointError: If all are damaged.
         """
         checkpoint = load_newest(checkpoint_folder(self.arguments))
@@ -340,8 +341,7 @@ class TrainingLoop:
             )
         if checkpoint is not None:
             self.state.restore(checkpoint, folder=self.arguments.folder)
-            stream_states = checkpoint.state.get("streams") or [None] * self.accelerator.num_processes
-            self.task.data.load_state(stream_states[self.accelerator.process_index])
+            self.task.data.load_states(checkpoint.state.get("streams"))
         if self.accelerator.is_main_process:
             drop_log_lines(log_path(self.arguments), self.progress)
         return checkpoint is not None

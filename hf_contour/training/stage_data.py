@@ -21,6 +21,7 @@ from hf_contour.training.arguments import ContourArguments, GenderArguments
 from hf_contour.training.feature_cache import LabelledPlaces
 from hf_contour.training.interrupts import ignore_stop_requests
 from hf_contour.training.order import PlacedSamples, SampleOrder, fitting_batch_size
+from hf_contour.training.resuming import ResumeError
 from hf_contour.training.rows import TrainRows, load_rows
 from hf_contour.training.streams import Share, StreamedSamples, StreamOrder, StreamReader
 
@@ -168,9 +169,21 @@ class StageData:
             return self._stream_state
         return self._stream_order.state_at(step * (self.arguments.gradient_accumulation_steps or 1))
 
-    def load_state(self, state: list[dict[str, Any]] | None) -> None:
-        """Takes back what `state_at` gave, before the loader is made."""
-        self._stream_state = state
+    def load_states(self, states: Any) -> None:
+        """Takes back what `state_at` gave in each process, before the loader is made.
+
+        Raises:
+            ResumeError: If a checkpoint of another version says in another way where its streams stood.
+        """
+        if not self.train_rows.is_stream:
+            return
+        own = states[self.accelerator.process_index] if isinstance(states, list) and states else None
+        if not isinstance(own, list) or not all(map(StreamReader.is_state, own)):
+            raise ResumeError(
+                f"{self.arguments.folder} holds a training of another version, which kept its place in a stream in "
+                "another way; give --overwrite to throw it away, or another --run_name."
+            )
+        self._stream_state = own
 
     def evaluation_loader(self, split: str) -> DataLoader:
         """Batches of a split, dealt out to the processes."""

@@ -83,6 +83,12 @@ class StreamReader:
         """Where the reader stands; plain JSON values."""
         return {"block": self._start, "taken": self._taken}
 
+    @staticmethod
+    def is_state(state: Any) -> bool:
+        """Whether a checkpoint's entry is what `state` gives; older versions kept others."""
+        block = state.get("block") if isinstance(state, dict) else None
+        return isinstance(block, dict) and block.keys() == {"epoch", "place", "number", "file"} and "taken" in state
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes to where `state` was taken; at most one block is read again."""
         start = state["block"]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from tiny_models import tiny_classifier
 from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -74,3 +75,22 @@ def test_a_head_of_another_size_is_new_and_the_rest_is_loaded(folder):
     assert model.config.label2id == {"denim": 0, "jersey": 1, "knit": 2}
     assert model.classifier.output.out_features == 3
     assert {name for name, *_ in report["mismatched_keys"]} == {"classifier.output.weight", "classifier.output.bias"}
+
+
+def test_labels_that_are_set_later_take_their_numbers_along(folder, tmp_path):
+    """As a user does who renames the classes of a model in memory; what is saved says the same."""
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    model.config.id2label = {0: "boys", 1: "girls"}
+    assert model.config.label2id == {"boys": 0, "girls": 1}
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert (content["id2label"], content["label2id"]) == ({"0": "boys", "1": "girls"}, {"boys": 0, "girls": 1})
+    model.config.num_labels = 3
+    assert model.config.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
+
+
+def test_a_head_of_another_size_than_the_labels_is_refused(folder):
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    model.config.id2label = {0: "denim", 1: "jersey", 2: "knit"}
+    with pytest.raises(ValueError, match=r"names 3 labels, and the head has 2; .*ignore_mismatched_sizes=True"):
+        model(torch.zeros(1, 3, 32, 32))

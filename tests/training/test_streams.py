@@ -1,6 +1,8 @@
 """Streams: each process reads and decodes its own share, and goes on anywhere as if never interrupted."""
 
+import dataclasses
 import json
+import shutil
 
 import datasets
 import pytest
@@ -10,8 +12,10 @@ from torch.utils.data import DataLoader
 from hf_contour.data.rows import RowDrawer
 from hf_contour.data.samples import SampleBuilder, collate_contour
 from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.training.checkpoints import load_newest, save_checkpoint
 from hf_contour.training.interrupts import TrainingInterrupted
 from hf_contour.training.loop import TrainingLoop
+from hf_contour.training.resuming import ResumeError, checkpoint_folder
 from hf_contour.training.run import run_stage
 from hf_contour.training.streams import Share, StreamedRow, StreamedSamples, StreamOrder, StreamReader
 
@@ -163,3 +167,18 @@ def test_an_interrupted_training_on_a_stream_ends_as_an_unbroken_one(tmp_path, m
     resumed = run_stage(settings(tmp_path, "contour", **options))
     assert resumed["evaluation"] == unbroken["evaluation"]
     assert resumed["training"]["last_loss"] == unbroken["training"]["last_loss"]
+
+
+def test_a_checkpoint_that_kept_its_place_in_a_stream_in_another_way_is_refused(tmp_path):
+    """It would begin the stream anew, or end in a traceback."""
+    write_source(tmp_path / "source")
+    arguments = settings(tmp_path, "contour", streaming=True, shuffle_buffer=5, max_steps=4, save_every=2)
+    run_stage(arguments)
+    (arguments.folder / "results.json").unlink()
+    checkpoint = load_newest(checkpoint_folder(arguments))
+    for streams in (None, [None], [{"examples_seen": 8}], [[{"block": {"epoch": 0}, "taken": 1}]]):
+        shutil.rmtree(checkpoint_folder(arguments))
+        older = dataclasses.replace(checkpoint, state={**checkpoint.state, "streams": streams})
+        save_checkpoint(checkpoint_folder(arguments), older, keep=1)
+        with pytest.raises(ResumeError, match="another version, which kept its place in a stream in another way"):
+            run_stage(arguments)
