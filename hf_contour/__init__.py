@@ -12,14 +12,11 @@ from hf_contour.version import __version__
 # need.
 if PurePath(getattr(sys, "argv", [""])[0]).stem != "hf-contour":
     import hf_contour.hub.registration  # noqa: F401
+    from hf_contour.batch_norm_folding_contour import fold_batch_norms
     from hf_contour.configuration_contour_extractor import ContourExtractorConfig
     from hf_contour.configuration_contour_gender import ContourGenderConfig
     from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError, open_image
-    from hf_contour.modeling_contour_extractor import (
-        ContourExtractorForPreTraining,
-        ContourExtractorModel,
-        fold_batch_norms,
-    )
+    from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, ContourExtractorModel
     from hf_contour.modeling_contour_gender import ContourGenderForImageClassification, ContourGenderModel
     from hf_contour.pipeline_contour import ContourImageClassificationPipeline
 

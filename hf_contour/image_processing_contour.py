@@ -19,6 +19,7 @@ from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
+from .edge_thinning_contour import suppress_non_maxima
 from .image_opening_contour import (
     DEFAULT_MAX_PIXELS,
     WHITE,
@@ -30,7 +31,6 @@ from .image_opening_contour import (
 )
 
 MAX_SIDE = 16384
-NMS_MULTIPLIER = 1.01  # a pixel this little weaker than its neighbour still counts as a crest
 RESAMPLE_CHOICES = (PILImageResampling.NEAREST, PILImageResampling.BILINEAR, PILImageResampling.BICUBIC)
 
 
@@ -410,70 +410,6 @@ def _check_one_shape(pixel_values: Sequence[Tensor]) -> None:
         )
 
 
-def suppress_non_maxima(edge_probs: Tensor) -> Tensor:
-    """Keeps a pixel only where no neighbour one step along the edge's normal is stronger.
-
-    Args:
-        edge_probs: `(H, W)`, in 0..1.
-
-    Returns:
-        `(H, W)`, float32 on the same device: the crests with their values, 0 elsewhere.
-
-    Source: Dollar and Zitnick, structured edges (2015), `edgesDetect.m` and `edgesNmsMex.cpp` of their toolbox,
-    with radius 1 and multiplier 1.01. Departures: the 5 pixels along the frame are not faded; the map itself is
-    not smoothed first, so that its values stay; and where the mixed derivative is exactly 0 its sign counts as
-    positive, as the toolbox takes perfectly horizontal edges for vertical ones.
-    """
-    probs = edge_probs.detach().float().cpu().numpy()
-    angle = _edge_normal(probs)
-    rows, columns = np.indices(probs.shape, dtype=np.float32)
-    crest = probs > 0
-    for step in (-1, 1):
-        neighbour = _interpolate(probs, rows + step * np.sin(angle), columns + step * np.cos(angle))
-        crest &= probs * NMS_MULTIPLIER >= neighbour
-    return torch.from_numpy(np.where(crest, probs, np.float32(0))).to(edge_probs.device)
-
-
-def _edge_normal(probs: np.ndarray) -> np.ndarray:
-    """The direction across the edge at each pixel, in 0..pi from the columns' axis; `(H, W)`."""
-    smooth = _smooth(_smooth(probs, axis=0), axis=1)
-    along_rows, along_columns = _difference(smooth, axis=0), _difference(smooth, axis=1)
-    second_rows = _difference(along_rows, axis=0)
-    mixed = _difference(along_columns, axis=0)
-    second_columns = _difference(along_columns, axis=1)
-    sign = np.where(mixed > 0, np.float32(-1), np.float32(1))
-    slope = second_rows * sign / (second_columns + np.float32(1e-5))
-    return np.mod(np.arctan(slope), np.float32(np.pi))
-
-
-def _smooth(values: np.ndarray, axis: int, radius: int = 4) -> np.ndarray:
-    """Triangle filter along one axis, mirrored at the ends (`convTri` of the toolbox)."""
-    widths = [(radius, radius) if current == axis else (0, 0) for current in range(values.ndim)]
-    padded = np.pad(values, widths, mode="symmetric")
-    weights = (radius + 1 - np.abs(np.arange(-radius, radius + 1))) / (radius + 1) ** 2
-    smoothed = np.zeros_like(values)
-    for start, weight in enumerate(weights.astype(values.dtype)):
-        smoothed += weight * np.take(padded, range(start, start + values.shape[axis]), axis=axis)
-    return smoothed
-
-
-def _difference(values: np.ndarray, axis: int) -> np.ndarray:
-    """Central differences, one-sided at the ends; 0 along a side of one pixel."""
-    return np.gradient(values, axis=axis) if values.shape[axis] > 1 else np.zeros_like(values)
-
-
-def _interpolate(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Bilinear values at real positions, which are first brought inside the map."""
-    height, width = values.shape
-    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
-    top, left = rows.astype(np.intp), columns.astype(np.intp)
-    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
-    down, across = rows - top, columns - left
-    upper = values[top, left] * (1 - across) + values[top, right] * across
-    lower = values[bottom, left] * (1 - across) + values[bottom, right] * across
-    return upper * (1 - down) + lower * down
-
-
 ContourImageProcessor.register_for_auto_class("AutoImageProcessor")
 
-__all__ = ["ContourImageProcessor", "ImageReadError", "open_image", "place_image", "suppress_non_maxima"]
+__all__ = ["ContourImageProcessor", "ImageReadError", "open_image", "place_image"]

@@ -17,8 +17,10 @@ import torchvision
 from torch import Tensor, nn
 
 from .configuration_contour_gender import SHUFFLENETS, ContourGenderConfig
-from .modeling_contour_extractor import ConvNormAct, ResNetModule, TimmPart, load_backbone_weights
+from .layers_contour import ConvNormAct, TimmPart
+from .modeling_contour_extractor import ResNetModule
 from .weight_checks_contour import LimitedPlanning
+from .weight_loading_contour import load_backbone_weights
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,31 @@ class LateClassifier(nn.Module):
         """Maps `(B, C_i, h_i, w_i)` to logits `(B, K)` of the branches that are there: image, contour."""
         branches = ((self.image, image_map), (self.contour, contour_map))
         return tuple(head(feature_map) for head, feature_map in branches if head is not None)
+
+
+@dataclass
+class BranchMaps:
+    """What the branches see of a batch.
+
+    Args:
+        contour: `(B, C, h, w)`, brought down to the grid on which it joins; `None` without contours.
+        images: of each backbone, on the grid on which they join.
+        levels: of the extractor, on request.
+    """
+
+    contour: Tensor | None
+    images: list[Tensor]
+    levels: tuple[Tensor, ...] | None
+
+    @property
+    def all(self) -> list[Tensor]:
+        """The maps that are there, contours first."""
+        return [*([] if self.contour is None else [self.contour]), *self.images]
+
+    @property
+    def semantic(self) -> Tensor:
+        """What says most about the kind of image: the image branch's map, or the contours' where they are alone."""
+        return torch.cat(self.images, dim=1) if self.images else self.all[0]
 
 
 def expected_normalisation(names: Sequence[str]) -> tuple[list[float], list[float]]:

@@ -3,10 +3,7 @@
 Shapes: B images, C channels, H x W pixels; s is `output_stride`.
 """
 
-import copy
-import functools
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,33 +11,21 @@ from typing import Any, ClassVar
 
 import timm
 import torch
-from safetensors.torch import load_file
-from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .batch_norm_folding_contour import fold_batch_norms
 from .configuration_contour_extractor import (
-    ATTENTIONS,
     ContourExtractorConfig,
     check_num_weights,
     check_unifier_strides,
     cumulative_strides,
 )
+from .layers_contour import ConvNormAct, TimmPart, cut_behind_last_level, num_timm_parameters, repeat_borders
 from .loss_contour import edge_loss
-from .weight_checks_contour import (
-    LimitedPlanning,
-    refuse_incomplete,
-    refuse_non_finite,
-    refuse_other_types,
-    weight_types,
-)
-
-MEMORY_ALIGNMENT = 64  # bytes, as PyTorch allocates
+from .weight_loading_contour import ContourPreTrainedModel, load_backbone_weights
 
 
 @dataclass
@@ -77,27 +62,6 @@ class ContourExtractorForPreTrainingOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     level_features: tuple[Tensor, ...] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
-
-
-class ConvNormAct(nn.Sequential):
-    """Convolution, batch normalisation and, unless told otherwise, ReLU; keeps or strides the size."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 3,
-        *,
-        stride: int = 1,
-        act: bool = True,
-        padding_mode: str | None = None,
-    ):
-        padding, mode = kernel_size // 2, padding_mode or "zeros"
-        layers = [
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False, padding_mode=mode),
-            nn.BatchNorm2d(out_channels),
-        ]
-        super().__init__(*layers, *([nn.ReLU()] if act else []))
 
 
 class ResNetModule(nn.Module):
@@ -206,37 +170,6 @@ class ContourCascade(nn.Module):
         return hidden_states
 
 
-class TimmPart(nn.Module):
-    """A timm network as a part of a model: checkpointing and initial weights in the way of Transformers."""
-
-    _gradient_checkpointing = False
-
-    @property
-    def gradient_checkpointing(self) -> bool:
-        """Whether timm recomputes activations in the backward pass; set by Transformers."""
-        return self._gradient_checkpointing
-
-    @gradient_checkpointing.setter
-    def gradient_checkpointing(self, enable: bool) -> None:
-        self._gradient_checkpointing = enable
-        if hasattr(self.network, "set_grad_checkpointing"):
-            self.network.set_grad_checkpointing(enable)
-
-    def keep_initial_weights(self) -> None:
-        """Marks what timm has drawn as initialised, unless the construction only planned it (meta device)."""
-        for tensor in [*self.network.parameters(), *self.network.buffers()]:
-            if tensor.device.type != "meta":
-                tensor._is_hf_initialized = True
-
-
-@functools.cache
-def num_timm_parameters(name: str, **options: Any) -> int:
-    """How many parameters a timm network has, by building it on the meta device, once in a process."""
-    with LimitedPlanning("backbone"):
-        network = timm.create_model(name, pretrained=False, **options)
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 class TimmCascade(TimmPart):
     """A timm feature network in the place of our own cascade."""
 
@@ -259,40 +192,6 @@ class TimmCascade(TimmPart):
     def forward(self, hidden_state: Tensor, num_levels: int | None = None) -> list[Tensor]:
         """`(B, C, H, W)` to one map per level, of the first `num_levels`; timm computes all of them."""
         return self.network(hidden_state)[:num_levels]
-
-
-class RepeatingConv2dSame(Conv2dSame):
-    """TensorFlow's "same" convolution that repeats the border, where timm's pads with zeros."""
-
-    def forward(self, hidden_state: Tensor) -> Tensor:
-        """`(B, C_in, H, W)` to `(B, C_out, ceil(H/stride), ceil(W/stride))`."""
-        sizes = zip(hidden_state.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
-        rows, columns = (get_same_padding(*size) for size in sizes)
-        border = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-        hidden_state = nn.functional.pad(hidden_state, border, mode="replicate")
-        return nn.functional.conv2d(
-            hidden_state, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups
-        )
-
-
-def repeat_borders(network: nn.Module) -> None:
-    """Makes the convolutions of a timm network pad by repeating the border instead of with zeros."""
-    for module in network.modules():
-        if isinstance(module, Conv2dSame):
-            module.__class__ = RepeatingConv2dSame
-        elif isinstance(module, nn.Conv2d):
-            module.padding_mode = "replicate"
-
-
-def cut_behind_last_level(network: nn.Module) -> None:
-    """Cuts the blocks that no level needs off an EfficientNet or MobileNet; timm cuts other families itself.
-
-    Left in place they would be computed, and would wait for gradients that never come in distributed training.
-    """
-    kind, _, index = network.feature_info.get_dicts()[-1]["module"].partition(".")
-    blocks = getattr(network, "blocks", None)
-    if isinstance(blocks, nn.Sequential):
-        network.blocks = blocks[: int(index) + 1] if kind == "blocks" else nn.Sequential()
 
 
 class SizeUnifier(nn.Module):
@@ -364,197 +263,6 @@ def pad_to_multiple(pixel_values: Tensor, multiple: int) -> Tensor:
     if rows == 0 and columns == 0:
         return pixel_values
     return nn.functional.pad(pixel_values, (0, columns, 0, rows), mode="replicate")
-
-
-def load_backbone_weights(network: nn.Module, weights: str | Path, *, surplus: tuple[str, ...] | None) -> None:
-    """Loads the weights of a timm or torchvision network from a file.
-
-    Args:
-        network: the network to fill.
-        weights: `.safetensors`, or `.pth`, `.pt` or `.bin` with a plain state dict (read without unpickling code).
-        surplus: prefixes of keys that the network may leave out, such as those of a classifier that it does
-            not have; `None` allows any surplus, for a network cut off behind its last level.
-
-    Raises:
-        ValueError: Naming the file and the keys or shapes that do not fit.
-    """
-    path = Path(weights)
-    if path.suffix == ".safetensors":
-        state_dict = load_file(path)
-    else:
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
-        state_dict = state_dict.get("state_dict", state_dict)
-    expected = network.state_dict()
-    missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state_dict if key not in expected]
-    if surplus is not None:
-        unexpected = [key for key in unexpected if not key.startswith(surplus)]
-    shapes = [
-        f"{key} {tuple(state_dict[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state_dict and state_dict[key].shape != value.shape
-    ]
-    if missing or shapes or (unexpected and surplus is not None):
-        raise ValueError(
-            f"{path} does not fit the backbone: missing {missing[:5]} ({len(missing)} in all), unexpected "
-            f"{unexpected[:5]} ({len(unexpected)}), of another shape {shapes[:5]} ({len(shapes)}). "
-            "Give the weights of the architecture that the config names."
-        )
-    network.load_state_dict({key: state_dict.get(key, value) for key, value in expected.items()})
-
-
-class ContourPreTrainedModel(PreTrainedModel):
-    """What the models of this package share: initial weights, and loading that never gives a random model."""
-
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
-    # There is no attention; any implementation may be asked for and changes nothing.
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-
-    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
-        """There is no attention: what is asked for changes nothing, and no kernel is fetched for it."""
-        if attn_implementation not in (None, *ATTENTIONS):
-            raise ValueError(
-                f'Specified `attn_implementation="{attn_implementation}"` is not supported; expected one of '
-                f"{', '.join(ATTENTIONS)}."
-            )
-        return attn_implementation or "sdpa"
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.ConvTranspose2d):
-            init.copy_(module.weight, bilinear_kernel(module.weight))
-        elif isinstance(module, nn.Conv2d) and module.out_channels == 1:
-            init.normal_(module.weight, std=0.01)  # single-channel heads start undecided, with a low loss
-        elif isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm) and module.weight is not None:
-            init.ones_(module.weight)
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
-        if getattr(module, "bias", None) is not None and isinstance(module.bias, nn.Parameter):
-            init.zeros_(module.bias)
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """Loads a model; see `PreTrainedModel.from_pretrained`.
-
-        Whoever asks for `output_loading_info=True` gets the report of what did not fit and judges it; everybody
-        else gets an error instead of a partly random model. Weights are read from safetensors, unless
-        `use_safetensors=False` asks for a pickle.
-
-        Raises:
-            ValueError: If weights are missing or left over, are not finite numbers, or are too many.
-        """
-        wants_report = kwargs.pop("output_loading_info", False)
-        if kwargs.get("use_safetensors") is None:
-            kwargs["use_safetensors"] = True
-        types = {}
-        if kwargs["use_safetensors"] and pretrained_model_name_or_path is not None:
-            types = weight_types(Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or ""))
-        model, report = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
-        if not wants_report:
-            refuse_incomplete(report, pretrained_model_name_or_path)
-            refuse_other_types(types, model, pretrained_model_name_or_path)
-        refuse_non_finite(model, pretrained_model_name_or_path)
-        align_weights(model)
-        model.after_loading()
-        return (model, report) if wants_report else model
-
-    def after_loading(self) -> None:
-        """What a model restores after loading, which sets `requires_grad` anew on every parameter."""
-
-
-# Exactly these: a subclass may normalise its weights first, or do more than normalise.
-FOLDED_CONVS = (nn.Conv2d, Conv2dSame, RepeatingConv2dSame)
-FOLDED_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
-
-
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """A copy for inference whose batch normalisation is multiplied into the convolutions before it.
-
-    The same function but for rounding, and faster. The copy cannot be trained or saved.
-
-    Args:
-        model: any. Folded is what is known to be equal: our own blocks, and in timm's and torchvision's networks a
-            normalisation that alone follows a convolution in the graph that torch.fx traces; all else stays.
-    """
-    folded = copy.deepcopy(model).eval()
-    for module in list(folded.modules()):
-        if isinstance(module, ConvNormAct):
-            _fold_pair(module, "0", "1")
-        elif isinstance(module, TimmPart):
-            for conv_name, norm_name in _foldable_pairs(module.network):
-                _fold_pair(module.network, conv_name, norm_name)
-    return folded
-
-
-def _fold_pair(parent: nn.Module, conv_name: str, norm_name: str) -> None:
-    norm = parent.get_submodule(norm_name)
-    parent.set_submodule(conv_name, fuse_conv_bn_eval(parent.get_submodule(conv_name), norm))
-    parent.set_submodule(norm_name, getattr(norm, "act", None) or nn.Identity())  # timm joins the activation
-
-
-class _ConvNormTracer(fx.Tracer):
-    """Leaves convolutions and normalisations whole, also those that timm has written."""
-
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        """Whether the module is one step of the graph."""
-        return isinstance(module, FOLDED_CONVS + FOLDED_NORMS) or super().is_leaf_module(module, qualified_name)
-
-
-def _foldable_pairs(network: nn.Module) -> list[tuple[str, str]]:
-    """Names of convolutions and of the normalisations that are all that reads them; none where fx cannot follow."""
-    try:
-        graph = _ConvNormTracer().trace(network)
-    except Exception:  # control flow that depends on values: nothing is known then
-        return []
-    modules = dict(network.named_modules(remove_duplicate=False))
-    calls = Counter(modules[node.target] for node in graph.nodes if node.op == "call_module")
-    aliases = Counter(modules.values())
-    pairs = []
-    for node in graph.nodes:
-        conv = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(conv, fx.Node) or conv.op != "call_module" or list(conv.users) != [node]:
-            continue
-        first, norm = modules[conv.target], modules[node.target]
-        is_known = type(first) in FOLDED_CONVS and type(norm) in FOLDED_NORMS and norm.running_mean is not None
-        if is_known and all(calls[part] == aliases[part] == 1 for part in (first, norm)):
-            pairs.append((conv.target, node.target))
-    return pairs
-
-
-def bilinear_kernel(weight: Tensor) -> Tensor:
-    """The deconvolution that interpolates bilinearly: `(C, 1, k, k)`, of the shape of `weight`."""
-    size = weight.shape[-1]
-    factor = (size + 1) // 2
-    centre = factor - 1 if size % 2 == 1 else factor - 0.5
-    line = 1 - (torch.arange(size, dtype=torch.float32) - centre).abs() / factor
-    return (line[:, None] * line[None, :]).expand(weight.shape).to(weight)
-
-
-def align_weights(model: nn.Module) -> None:
-    """Copies weights that lie askew in memory to where PyTorch would have put them.
-
-    Weights read from safetensors are views of the file, aligned to 8 bytes, and some convolutions then take
-    another path and differ in the last bit from the model that was saved.
-    """
-    for tensor in [*model.parameters(), *model.buffers()]:
-        plain = type(tensor.data) is Tensor and tensor.device.type == "cpu"
-        if plain and tensor.data_ptr() % MEMORY_ALIGNMENT:
-            tensor.data = tensor.data.clone()
 
 
 class ContourExtractorPreTrainedModel(ContourPreTrainedModel):

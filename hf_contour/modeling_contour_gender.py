@@ -19,6 +19,7 @@ from .configuration_contour_gender import ContourGenderConfig
 from .familiarity_contour import Familiarity, choose_prototypes, mean_distance
 from .loss_contour import branched_loss
 from .modeling_contour_branches import (
+    BranchMaps,
     ContourClassifier,
     ContourDownsampling,
     ContourFusion,
@@ -33,11 +34,11 @@ from .modeling_contour_branches import (
 )
 from .modeling_contour_extractor import (
     ContourExtractorModel,
-    ContourPreTrainedModel,
     check_pixel_values,
     pad_to_multiple,
 )
 from .pipeline_contour import ContourImageClassificationPipeline  # noqa: F401 - saving a model copies what it imports
+from .weight_loading_contour import ContourPreTrainedModel
 
 
 @dataclass
@@ -80,31 +81,6 @@ class ContourImageClassifierOutput(ModelOutput):
     level_features: tuple[Tensor, ...] | None = None
     branch_logits: tuple[Tensor, ...] | None = None
     familiarity: Tensor | None = None
-
-
-@dataclass
-class BranchMaps:
-    """What the branches see of a batch.
-
-    Args:
-        contour: `(B, C, h, w)`, brought down to the grid on which it joins; `None` without contours.
-        images: of each backbone, on the grid on which they join.
-        levels: of the extractor, on request.
-    """
-
-    contour: Tensor | None
-    images: list[Tensor]
-    levels: tuple[Tensor, ...] | None
-
-    @property
-    def all(self) -> list[Tensor]:
-        """The maps that are there, contours first."""
-        return [*([] if self.contour is None else [self.contour]), *self.images]
-
-    @property
-    def semantic(self) -> Tensor:
-        """What says most about the kind of image: the image branch's map, or the contours' where they are alone."""
-        return torch.cat(self.images, dim=1) if self.images else self.all[0]
 
 
 class ContourGenderPreTrainedModel(ContourPreTrainedModel):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
+from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.evaluation.run import load_model
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.inference.arguments import ExportArguments
@@ -17,7 +18,6 @@ from hf_contour.inference.manifest import model_checksum
 from hf_contour.inference.quantisation import quantise
 from hf_contour.inference.runtimes import EXPORT_FILE, AnsweringModel, load_runtime, read_export
 from hf_contour.io import UNFINISHED, library_versions, put_in_place, remove, write_json, writing
-from hf_contour.modeling_contour_extractor import fold_batch_norms
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torchscript": "model.pt"}
 TOLERANCE = 1e-3  # of the logits, relative to the largest or to 1

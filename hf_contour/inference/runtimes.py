@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.evaluation.run import load_model
-from hf_contour.modeling_contour_extractor import fold_batch_norms
 
 EXPORT_FILE = "export.json"
 Answers: TypeAlias = dict[str, np.ndarray]

@@ -8,11 +8,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.configuration_contour_extractor import ContourExtractorConfig
 from hf_contour.data.samples import collate_contour
 from hf_contour.evaluation.loops import evaluate_contours
 from hf_contour.io import state_dict_sha256
-from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, fold_batch_norms
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 from hf_contour.training.arguments import ContourArguments
 from hf_contour.training.building import build_processor, refuse_absent, refuse_unknown_fields
 from hf_contour.training.drawings import draw_contours

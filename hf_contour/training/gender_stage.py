@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.configuration_contour_gender import ContourGenderConfig
 from hf_contour.data.fingerprints import listing_sha256, rows_sha256
 from hf_contour.data.labels import label_names
@@ -20,7 +21,7 @@ from hf_contour.data.samples import ContourSamples, collate_gender
 from hf_contour.evaluation.loops import evaluate_classes
 from hf_contour.io import state_dict_sha256
 from hf_contour.loss_contour import branched_loss
-from hf_contour.modeling_contour_extractor import ContourExtractorModel, fold_batch_norms
+from hf_contour.modeling_contour_extractor import ContourExtractorModel
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.training.arguments import GenderArguments
 from hf_contour.training.building import build_processor, refuse_absent, refuse_unknown_fields

@@ -17,8 +17,9 @@ import torch
 from common import refuse_hub_ids, run_tool, write_results
 from torch import nn
 
+from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.evaluation.cost import count_parameters, median_ratio, multiply_adds, time_side_by_side
-from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining, fold_batch_norms
+from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 from hf_contour.training.records import device_name
 
 BASELINE = "resnet18"

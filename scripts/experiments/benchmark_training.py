@@ -17,12 +17,12 @@ import torch
 from common import refuse_hub_ids, run_tool, write_results
 from torch import Tensor, nn
 
+from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.evaluation.arguments import model_name
 from hf_contour.evaluation.cost import count_parameters, median_ratio, multiply_adds, time_side_by_side
 from hf_contour.evaluation.run import load_model
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.loss_contour import classification_loss
-from hf_contour.modeling_contour_extractor import fold_batch_norms
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 from hf_contour.training.arguments import OptimizationArguments
 from hf_contour.training.optim import build_optimizer

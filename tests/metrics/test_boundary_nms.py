@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hf_contour.metrics.boundary.nms import boundary_nms, triangle_smoothed
+from hf_contour.edge_thinning_contour import triangle_smoothed
+from hf_contour.metrics.boundary.nms import boundary_nms
 
 
 def slow_nms(edge_probs: np.ndarray) -> np.ndarray:

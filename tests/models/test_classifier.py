@@ -13,7 +13,7 @@ from hf_contour import (
     ContourGenderConfig,
     ContourGenderForImageClassification,
 )
-from hf_contour.modeling_contour_extractor import fold_batch_norms
+from hf_contour.batch_norm_folding_contour import fold_batch_norms
 
 EXTRACTOR = {"hidden_sizes": [4, 6], "depths": [1, 1], "strides": [2, 2], "level_channels": 4, "fusion_channels": 6}
 SMALL = {"backbone": "mobilenetv3_small_050", "contour_channels": 8, "fusion_channels": 8}

@@ -8,7 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from hf_contour.image_processing_contour import ContourImageProcessor, suppress_non_maxima
+from hf_contour.edge_thinning_contour import suppress_non_maxima
+from hf_contour.image_processing_contour import ContourImageProcessor
 
 PLAIN = {"do_normalize": False, "do_rescale": False}
 

@@ -6,7 +6,7 @@ from tiny_models import random_statistics, tiny_classifier, tiny_extractor
 from torch import nn
 
 from hf_contour import fold_batch_norms
-from hf_contour.modeling_contour_extractor import TimmPart
+from hf_contour.layers_contour import TimmPart
 
 
 @pytest.mark.parametrize(

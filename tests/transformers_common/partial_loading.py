@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from hf_contour.modeling_contour_extractor import ContourPreTrainedModel
+from hf_contour.weight_loading_contour import ContourPreTrainedModel
 
 
 @contextmanager
