@@ -1,6 +1,28 @@
 """Opening images: whatever an image is kept in, upright 8-bit RGB comes out, by one stated rule per kind.
 
 Stands alone, so that training, evaluation, the processor and `pipeline` read a file in the same way.
+
+Files (paths and bytes; `READ_FORMATS`) and Pillow images, by mode:
+
+* `RGB`: as it is. `L`, `1`: the grey in all three channels, white of `1` = 255.
+* `P`, `CMYK`, `YCbCr`, `HSV`, `RGBX`: Pillow's conversion; `LAB`: to sRGB by LittleCMS. Colour profiles
+  within files are not applied.
+* `RGBA`, `LA`, `PA`, `RGBa`, `La`, palettes with transparency, and `L`, `RGB` or 16-bit grey with a
+  transparent colour: `round((alpha * colour + (255 - alpha) * background) / 255)` for each channel.
+* 16-bit grey (`I;16`, any byte order): `round(value * 255 / 65535)`; 12-bit TIFF is first taken times 16.
+  16-bit colour reaches us from Pillow cut to its upper byte, which is less than 1/255 away from that.
+* `I` and arrays of other integers than 8 and unsigned 16 bits: values within 0..255 as they are, else
+  within 0..65535 as 16 bits, else stretched so that the least becomes 0 and the greatest 255.
+* `F` and floating arrays: values within 0..1 times 255, else within 0..255 as they are, else stretched
+  likewise. Rounded to nearest. NaN and infinity are refused; an image of one value that would have to be
+  stretched is black.
+
+The EXIF orientations 1 to 8 are applied (others count as 1). Of an animation or a file of several pages
+the first is taken; of a Pillow image the frame at which it stands.
+
+NumPy arrays and tensors are `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels (the fourth is
+alpha), of type bool (True = 255), `uint8`, `uint16` (as 16 bits), other integers or floats. Where both ends
+could be the channels, an array has them last and a tensor first; `input_data_format` decides otherwise.
 """
 
 import io
@@ -54,29 +76,7 @@ def open_image(
     least_size: tuple[int, int] | None = None,
     input_data_format: str | None = None,
 ) -> Image.Image:
-    """Opens an image as upright 8-bit RGB.
-
-    Files (paths and bytes; `READ_FORMATS`) and Pillow images, by mode:
-
-    * `RGB`: as it is. `L`, `1`: the grey in all three channels, white of `1` = 255.
-    * `P`, `CMYK`, `YCbCr`, `HSV`, `RGBX`: Pillow's conversion; `LAB`: to sRGB by LittleCMS. Colour profiles
-      within files are not applied.
-    * `RGBA`, `LA`, `PA`, `RGBa`, `La`, palettes with transparency, and `L`, `RGB` or 16-bit grey with a
-      transparent colour: `round((alpha * colour + (255 - alpha) * background) / 255)` for each channel.
-    * 16-bit grey (`I;16`, any byte order): `round(value * 255 / 65535)`; 12-bit TIFF is first taken times 16.
-      16-bit colour reaches us from Pillow cut to its upper byte, which is less than 1/255 away from that.
-    * `I` and arrays of other integers than 8 and unsigned 16 bits: values within 0..255 as they are, else
-      within 0..65535 as 16 bits, else stretched so that the least becomes 0 and the greatest 255.
-    * `F` and floating arrays: values within 0..1 times 255, else within 0..255 as they are, else stretched
-      likewise. Rounded to nearest. NaN and infinity are refused; an image of one value that would have to be
-      stretched is black.
-
-    The EXIF orientations 1 to 8 are applied (others count as 1). Of an animation or a file of several pages
-    the first is taken; of a Pillow image the frame at which it stands.
-
-    NumPy arrays and tensors are `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels (the fourth is
-    alpha), of type bool (True = 255), `uint8`, `uint16` (as 16 bits), other integers or floats. Where both ends
-    could be the channels, an array has them last and a tensor first; `input_data_format` decides otherwise.
+    """Opens an image as upright 8-bit RGB, by the rules at the top of this module.
 
     Args:
         source: a path, the bytes of a file, a Pillow image, an array or a tensor.

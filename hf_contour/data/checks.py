@@ -46,33 +46,27 @@ def load_and_check(
     columns: ColumnNames | None = None,
     config_name: str | None = None,
     kind: str | None = None,
-    multi_label: bool = False,
-    separator: str = ";",
-    label_separator: str | None = None,
-    unlabelled: str = "error",
     label_names: Sequence[str] | None = None,
     limits: ImageLimits | None = None,
     num_workers: int = 4,
     show_progress: bool = True,
     further: Callable[[Mapping[str, Dataset], CheckReport], list[Finding]] | None = None,
+    **reading: Any,
 ) -> CheckReport:
     """Check a source as `load_source` would read it, listing all that it would refuse.
 
     Args:
-        source: anything that `load_source` takes, which explains the other arguments too.
+        source: anything that `load_source` takes.
         splits: the splits to check; `None` takes all.
         columns: names of the columns in the source.
         config_name: configuration of a Hub data set or of a folder with a README.
         kind: kind of the source where the guess would be wrong.
-        multi_label: cells of a csv hold several labels.
-        separator: between several contour paths in a cell of a csv.
-        label_separator: between several labels in such a cell.
-        unlabelled: `skip` leaves rows without a label out.
         label_names: class names in their order; `None` takes those of the first split.
         limits: see `ImageLimits`.
         num_workers: threads that read images.
         show_progress: show a progress bar; switch it off beside the main process.
         further: another check of the loaded splits, given the report so far.
+        **reading: further arguments of `load_source`, such as `multi_label`.
 
     Returns:
         The report. A split that cannot be read at all is one of its errors.
@@ -96,12 +90,9 @@ def load_and_check(
                 columns=columns,
                 config_name=config_name,
                 kind=kind,
-                multi_label=multi_label,
-                separator=separator,
-                label_separator=label_separator,
-                unlabelled=unlabelled,
                 label_names=names,
                 strict=False,
+                **reading,
             )
         except (ValueError, OSError, LookupError) as error:
             found += _refusal(split, source, error)

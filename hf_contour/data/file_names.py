@@ -1,11 +1,14 @@
 """Files below a folder: which are images, which are litter of systems and tools; links followed, loops not."""
 
 import importlib.util
+import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SORTED_NAMES = 1_000_000  # of a folder with more, that many at a time are sorted
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 _READ_SUFFIXES = frozenset(
     [
@@ -120,7 +123,7 @@ def folder_content(folder: Path) -> FolderContent:
     Hidden files and litter are left out. Hidden folders with images are named, not read.
     """
     content, suffixes = FolderContent(), image_suffixes()
-    for file in sorted(_files_below(folder, frozenset()), key=lambda path: os.fsencode(path)):
+    for file in _data_files(folder):
         hidden = next((part for part in file.relative_to(folder).parts[:-1] if part.startswith(".")), None)
         suffix = file.suffix.lower()
         if hidden is not None:
@@ -145,7 +148,13 @@ def sub_folders(folder: Path) -> list[Path]:
 def holds_image(folder: Path) -> bool:
     """Whether an image lies anywhere below a folder."""
     suffixes = image_suffixes()
-    return any(path.suffix.lower() in suffixes for path in _files_below(folder, frozenset()))
+    return any(path.suffix.lower() in suffixes for path in _data_files(folder))
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Files that can belong to a data set, sorted; those in hidden folders are among them, to be named."""
+    found = map(Path, files_below(str(folder), left_out=Counter(), enters_hidden=True))
+    return sorted((path for path in found if path.is_file()), key=lambda path: os.fsencode(path))
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -156,17 +165,60 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: os.fsencode(path))
 
 
-def _files_below(folder: Path, ancestors: frozenset[str]) -> Iterator[Path]:
-    place = os.path.realpath(folder)
-    if place in ancestors:
-        return
-    with os.scandir(folder) as entries:  # read to its end: `any` over these files would leave it open
-        found = [(Path(entry.path), entry) for entry in entries if not is_litter(entry.name)]
-    for path, entry in found:
-        if entry.is_dir():
-            yield from _files_below(path, ancestors | {place})
-        elif entry.is_file() and not entry.name.startswith("."):
-            yield path
+def files_below(
+    folder: str,
+    *,
+    left_out: Counter[str],
+    outside: Path | None = None,
+    enters_hidden: bool = False,
+) -> Iterator[str]:
+    """All files of a folder and the folders below it, by their names, as paths that begin with `folder`.
+
+    Links are followed; one that leads back to a folder around it is left out. Memory does not grow with the number
+    of files beyond the names of one folder.
+
+    Args:
+        folder: where to begin.
+        left_out: counts hidden files and folders, and links in a circle.
+        outside: a folder that is left out, such as the output of an earlier run.
+        enters_hidden: whether hidden folders are entered that no system or tool has left.
+    """
+    unwanted = None if outside is None else _identity(outside)
+    return _files_below(folder, unwanted, (_identity(folder),), left_out, enters_hidden)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder begins with a point, or was left by a system or tool."""
+    return name.startswith(".") or is_litter(name)
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    try:
+        state = Path(folder).stat()
+    except FileNotFoundError:
+        return (-1, -1)
+    return state.st_dev, state.st_ino
+
+
+def _files_below(
+    folder: str,
+    outside: tuple[int, int] | None,
+    around: tuple[tuple[int, int], ...],
+    left_out: Counter[str],
+    enters_hidden: bool,
+) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        while names := sorted((entry.name, entry.is_dir()) for entry in itertools.islice(entries, SORTED_NAMES)):
+            for name, is_folder in names:
+                path = f"{folder.rstrip('/')}/{name}"
+                if is_hidden(name) and not (enters_hidden and is_folder and not is_litter(name)):
+                    left_out["hidden"] += 1
+                elif not is_folder:
+                    yield path
+                elif (identity := _identity(path)) in around:
+                    left_out["links in a circle"] += 1
+                elif identity != outside:
+                    yield from _files_below(path, outside, (*around, identity), left_out, enters_hidden)
 
 
 def _up_to(parts: tuple[str, ...], last: str) -> tuple[str, ...]:

@@ -16,14 +16,15 @@ from datasets import (
     interleave_datasets,
 )
 
+from hf_contour.data import EMBEDDED
 from hf_contour.data.balance import BALANCES, sampling_weights
 from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.data.labels import label_names as class_names
-from hf_contour.data.source_settings import EMBEDDED, Source, parse_sources
+from hf_contour.data.source_settings import Source, parse_sources
 from hf_contour.data.sources import load_source
 from hf_contour.data.standard_columns import AnyDataset, replace_column
 
-__all__ = ["BALANCES", "EMBEDDED", "Source", "load_sources", "parse_sources", "sampling_weights"]
+__all__ = ["BALANCES", "Source", "load_sources", "parse_sources", "sampling_weights"]
 
 SOURCE_COLUMN = "source"
 TOLERANCE_COLUMN = "label_tolerance"
@@ -47,13 +48,11 @@ def load_sources(
     with_labels: bool = True,
     with_contours: bool = False,
     streaming: bool = False,
-    multi_label: bool = False,
-    label_separator: str | None = None,
-    unlabelled: str = "error",
     group_column: str = "near_dup_cluster",
     embedded_samples: int | None = None,
     embedded_size: tuple[int, int] = (112, 112),
     seed: int = 0,
+    **reading: Any,
 ) -> AnyDataset:
     """Load a split of several sources as one data set.
 
@@ -70,13 +69,11 @@ def load_sources(
         with_contours: whether contour maps are needed.
         streaming: give an `IterableDataset` that draws from the sources by their weights, every row at least once
             a pass; without it, rows stand source by source, for `sampling_weights` to draw from.
-        multi_label: cells of a csv hold several labels.
-        label_separator: between several labels in such a cell.
-        unlabelled: `skip` leaves rows without a label out.
         group_column: the column whose numbers are made different in every source.
         embedded_samples: drawn garments, where a source is "embedded"; None takes the split's usual number.
         embedded_size: their height and width.
         seed: of the drawn garments and of the order of a stream.
+        **reading: further arguments of `load_source`, such as `multi_label`.
 
     Returns:
         A `Dataset`, or an `IterableDataset` when streaming.
@@ -93,30 +90,25 @@ def load_sources(
         if source_split is None:
             continue
         if source.path == EMBEDDED:
-            dataset = embedded_dataset(source_split, num_samples=embedded_samples, size=embedded_size, seed=seed)
-            dataset = dataset.to_iterable_dataset() if streaming else dataset
+            drawn = embedded_dataset(source_split, num_samples=embedded_samples, size=embedded_size, seed=seed)
+            dataset: AnyDataset = drawn.to_iterable_dataset() if streaming else drawn
         else:
             columns = source.columns(with_labels=with_labels, with_contours=with_contours)
-            dataset = load_source(
-                source.path,
-                split=source_split,
-                columns=columns,
-                config_name=source.config,
-                streaming=streaming,
-                multi_label=multi_label,
-                label_separator=label_separator,
-                unlabelled=unlabelled,
-                label_names=None if source.label_map else label_names,
-            )
-        needed = {"label": with_labels, "contours": with_contours}
-        dataset = _with_needed_columns(dataset, source, needed)
+            names = None if source.label_map else label_names
+            options = {"config_name": source.config, "streaming": streaming, "label_names": names, **reading}
+            dataset = load_source(source.path, split=source_split, columns=columns, **options)
+        dataset = _with_needed_columns(dataset, source, {"label": with_labels, "contours": with_contours})
         parts.append(_Part(source, number, _with_own_groups(dataset, group_column, number)))
     if not parts:
         raise ValueError(f"none of the sources {[source.name for source in parsed]} takes part in split {split!r}.")
     if with_labels:
         parts = _with_common_labels(parts, label_names)
     features = _common_features(parts, parsed)
-    aligned = [_aligned(part, features) for part in parts]
+    return _joined(parts, [_aligned(part, features) for part in parts], streaming=streaming, seed=seed)
+
+
+def _joined(parts: Sequence[_Part], aligned: list[AnyDataset], *, streaming: bool, seed: int) -> AnyDataset:
+    """The parts' rows one source after the other, or as a stream drawn by their weights."""
     if len(aligned) == 1:
         return aligned[0]
     if not streaming:

@@ -7,9 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from hf_contour.data import EMBEDDED
 from hf_contour.data.standard_columns import ColumnNames
-
-EMBEDDED = "embedded"  # the drawn garments, in the place of a path
 
 
 @dataclass(frozen=True)

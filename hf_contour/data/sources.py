@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, concatenate_datasets
 from hf_contour.data.file_names import printable
 from hf_contour.data.label_columns import with_standard_labels, without_unlabelled
 from hf_contour.data.labels import label_names
+from hf_contour.data.open_source import OpenSource
 from hf_contour.data.opening import open_source
 from hf_contour.data.problems import SourceError, report_problems
 from hf_contour.data.source_kinds import SOURCE_KINDS, detect_kind
@@ -83,13 +84,11 @@ def load_source(
     if unlabelled not in UNLABELLED:
         raise ValueError(f"unlabelled is {unlabelled!r}; expected one of {', '.join(UNLABELLED)}.")
     columns = columns or ColumnNames()
-    options: dict[str, Any] = {"config_name": config_name, "cache_dir": cache_dir}
     kind = kind or detect_kind(source)
-    opened = open_source(source, kind=kind, columns=columns, **options)
+    opened = open_source(source, kind=kind, columns=columns, config_name=config_name, cache_dir=cache_dir)
     chosen = [matching_split(part.strip(), opened.splits, source) for part in split.split("+")]
     if strict:
         report_problems([*opened.problems, *(one for name in chosen for one in opened.split_problems(name))])
-    parts = [without_decoding(opened.read(name, streaming)) for name in chosen]
     traits = SourceTraits(
         printable(source),
         split,
@@ -101,10 +100,7 @@ def load_source(
         strict,
         files=() if streaming else tuple(file for name in chosen for file in opened.row_files(name)),
     )
-    dataset = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
-    if isinstance(dataset, Dataset) and not len(dataset):
-        raise SourceError("split_empty", f"{traits.name}, split {split}: there are no rows.")
-    dataset = rename_columns(dataset, columns, traits)
+    dataset = _stored_rows(opened, chosen, columns, traits, streaming=streaming)
     if columns.label is not None and "label" in dataset.features and unlabelled == "skip":
         dataset = without_unlabelled(dataset, traits)
         traits = replace(traits, files=())  # rows have other numbers now
@@ -121,6 +117,17 @@ def load_source(
         names=list(label_names) if label_names is not None else None,
         values=lambda: _label_values(stored),
     )
+
+
+def _stored_rows(
+    opened: OpenSource, splits: Sequence[str], columns: ColumnNames, traits: SourceTraits, *, streaming: bool
+) -> AnyDataset:
+    """The rows of some splits as they are stored, their columns called by the standard names."""
+    parts = [without_decoding(opened.read(name, streaming)) for name in splits]
+    dataset = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    if isinstance(dataset, Dataset) and not len(dataset):
+        raise SourceError("split_empty", f"{traits.name}, split {traits.split}: there are no rows.")
+    return rename_columns(dataset, columns, traits)
 
 
 def source_splits(source: str | Path, *, kind: str | None = None, config_name: str | None = None) -> list[str]:

@@ -51,11 +51,6 @@ class TextTable:
         return Dataset.from_dict(columns)
 
 
-def is_text_table(path: Path) -> bool:
-    """Whether a file is read as csv."""
-    return path.suffix.lower() in TEXT_SUFFIXES
-
-
 def read_table(path: Path, *, image_column: str = "image") -> TextTable:
     """Read a csv, tsv or jsonl file, or a Parquet file of metadata.
 

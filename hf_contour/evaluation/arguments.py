@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hf_contour.data import EMBEDDED
 from hf_contour.metrics import MIN_SLICE
 from hf_contour.metrics.boundary import MAX_DIST
 
-EMBEDDED = "embedded"
 # Each with what it does; the words go into results files.
 COLOUR_PERTURBATIONS = {
     "channels_permuted": "red, green and blue in another order, one of five drawn for each image",

@@ -11,12 +11,12 @@ from accelerate.utils import set_seed
 from torch import nn
 from transformers import PreTrainedConfig
 
+from hf_contour.data import EMBEDDED
 from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.data.samples import ContourSamples
 from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.data.subsets import evenly_drawn
 from hf_contour.evaluation.arguments import (
-    EMBEDDED,
     EMBEDDED_SAMPLES,
     EvaluationArguments,
     portable_arguments,
@@ -63,11 +63,8 @@ def evaluate(
     samples = ContourSamples(rows, processor, stage="gender" if is_classifier else "contour")
     weights_sha256 = state_dict_sha256(model.state_dict())
     model = model.float().to(accelerator.device).eval()
-    predictions = None
-    if is_classifier:
-        scores, predictions = _class_scores(model, samples, accelerator, arguments)
-    else:
-        scores = _contour_scores(model, samples, accelerator, arguments)
+    scorer = _class_scores if is_classifier else _contour_scores
+    scores, predictions = scorer(model, samples, accelerator, arguments)
     results = Results(
         name=arguments.results_name,
         task=CLASSIFICATION if is_classifier else CONTOURS,
@@ -96,13 +93,19 @@ def evaluate(
         path = path.with_stem(f"{path.stem}-{weights_sha256[:8]}")
     accelerator.wait_for_everyone()  # until all have looked
     if accelerator.is_main_process:
-        write_results(results, path)
-        write_report(results, path.with_suffix(".html"), predictions=predictions, samples=samples)
-        if arguments.predictions and predictions is not None:
-            described = replace(predictions, model=results.model, data=results.data)
-            write_predictions(described, Path(arguments.predictions))
+        _write(results, path, predictions, samples, to=arguments.predictions)
     accelerator.wait_for_everyone()
     return results, path
+
+
+def _write(
+    results: Results, path: Path, predictions: ClassPredictions | None, samples: ContourSamples, *, to: str | None
+) -> None:
+    """Writes the results file, a report beside it and, to the file `to`, the predictions where they are wanted."""
+    write_results(results, path)
+    write_report(results, path.with_suffix(".html"), predictions=predictions, samples=samples)
+    if to and predictions is not None:
+        write_predictions(replace(predictions, model=results.model, data=results.data), Path(to))
 
 
 def load_model(folder: str) -> nn.Module:
@@ -174,8 +177,8 @@ def _contour_scores(
     samples: ContourSamples,
     accelerator: Accelerator,
     arguments: EvaluationArguments,
-) -> dict[str, Any]:
-    return contour_scores(
+) -> tuple[dict[str, Any], None]:
+    scores = contour_scores(
         model,
         samples,
         accelerator,
@@ -184,6 +187,7 @@ def _contour_scores(
         max_dist=arguments.max_dist,
         benchmark_processes=arguments.benchmark_processes,
     )
+    return scores, None
 
 
 def _protocol(

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from hf_contour.evaluation.arguments import EMBEDDED
+from hf_contour.data import EMBEDDED
 from hf_contour.evaluation.results import Results, read_results_folder
 from hf_contour.evaluation.summary import markdown_table
 from hf_contour.hub.card import CardFacts, read_model_folder, render_card

@@ -14,13 +14,12 @@ from pathlib import Path
 import fsspec
 import pyarrow.parquet as pq
 
-from hf_contour.data.file_names import printable
+from hf_contour.data.file_names import is_hidden, printable
 from hf_contour.data.text_tables import TEXT_SUFFIXES
 from hf_contour.inference.addresses import (
     TAR_SUFFIXES,
-    files_below,
     is_address,
-    is_hidden,
+    listed_files,
     listed_suffixes,
     open_stream,
     suffix_of,
@@ -210,7 +209,7 @@ def _add_folder(listing: ListingWriter, folder: str, *, outside: Path | None, le
     shards: list[str] = []
     has_images, images = False, listed_suffixes()
     others: Counter[str] = Counter()
-    for file in files_below(folder, outside=outside, left_out=left_out):
+    for file in listed_files(folder, outside=outside, left_out=left_out):
         suffix = suffix_of(file)
         if suffix in images:
             has_images = True

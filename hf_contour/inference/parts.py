@@ -13,12 +13,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from hf_contour.data.file_names import printable
+from hf_contour.data.file_names import is_hidden, printable
 from hf_contour.data.text_tables import split_header
 from hf_contour.image_processing_contour import ImageReadError
 from hf_contour.inference.addresses import (
     is_address,
-    is_hidden,
     listed_suffixes,
     open_stream,
     read_bytes,

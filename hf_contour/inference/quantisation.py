@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_contour.data.file_names import files_below
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
-from hf_contour.inference.addresses import files_below, listed_suffixes, suffix_of
+from hf_contour.inference.addresses import listed_suffixes, suffix_of
 from hf_contour.inference.parts import Item
 from hf_contour.inference.preparing import Preparation
 
@@ -92,7 +93,7 @@ def _batches(processor: ContourImageProcessor, images: Sequence[str], at_most: i
     found: list[str] = []
     suffixes = listed_suffixes()
     for place in images:
-        files = files_below(place, outside=None, left_out=Counter()) if Path(place).is_dir() else [place]
+        files = files_below(place, left_out=Counter()) if Path(place).is_dir() else [place]
         found += [file for file in files if suffix_of(file) in suffixes]
     preparation = Preparation(processor)
     num_chosen = min(at_most, len(found))

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
+from hf_contour.data import EMBEDDED
+
 StageName = Literal["contour", "gender"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
-EMBEDDED = "embedded"
 MAPPINGS = ("augmentation", "colour", "model")  # a mapping in a recipe, JSON on the command line
 
 _MOST = 2**31

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_contour.data import EMBEDDED
 from hf_contour.training.arguments import (
     ARGUMENTS,
-    EMBEDDED,
     MAPPINGS,
     STAGES,
     ContourArguments,

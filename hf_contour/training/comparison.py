@@ -33,7 +33,8 @@ from typing import Any
 import torch
 import yaml
 
-from hf_contour.data.source_settings import EMBEDDED, Source, located
+from hf_contour.data import EMBEDDED
+from hf_contour.data.source_settings import Source, located
 from hf_contour.evaluation.arguments import EvaluationArguments
 from hf_contour.evaluation.cost import multiply_adds
 from hf_contour.evaluation.predictions import ClassPredictions, join_predictions, pair_predictions, read_predictions

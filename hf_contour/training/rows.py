@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 
+from hf_contour.data import EMBEDDED
 from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.data.labels import label_names as class_names
 from hf_contour.data.mixture import load_sources, parse_sources
 from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.data.subsets import evenly_drawn
-from hf_contour.training.arguments import EMBEDDED, ContourArguments, GenderArguments
+from hf_contour.training.arguments import ContourArguments, GenderArguments
 
 Rows: TypeAlias = Dataset | IterableDataset
 

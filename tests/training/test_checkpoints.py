@@ -10,14 +10,7 @@ import torch
 from fault_injection import fails, in_child, make_checkpoint, watched
 
 from hf_contour.training import checkpoints
-from hf_contour.training.checkpoints import (
-    MANIFEST,
-    CheckpointError,
-    find_fault,
-    list_checkpoints,
-    load_newest,
-    save_checkpoint,
-)
+from hf_contour.training.checkpoints import CheckpointError, find_fault, list_checkpoints, load_newest, save_checkpoint
 from hf_contour.training.folder_lock import FolderInUseError, locked_folder
 
 
@@ -69,7 +62,7 @@ def test_rotation_does_not_count_damaged_checkpoints(tmp_path):
     assert load_newest(tmp_path).step == 4
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", MANIFEST])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", checkpoints.MANIFEST])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_a_damaged_newest_is_named_and_passed_over(tmp_path, caplog, name, damage):
     save_checkpoint(tmp_path, make_checkpoint(1), keep=2)
@@ -112,7 +105,7 @@ def test_a_foreign_file_and_an_empty_folder_are_faults(tmp_path):
     (path / "model.safetensors.tmp").write_text("x")
     assert find_fault(path) == "model.safetensors.tmp does not belong to it"
     (tmp_path / "step-00000005").mkdir()
-    assert MANIFEST in find_fault(tmp_path / "step-00000005")
+    assert checkpoints.MANIFEST in find_fault(tmp_path / "step-00000005")
 
 
 def test_all_damaged_is_an_error_that_names_them(tmp_path):
@@ -150,9 +143,9 @@ def test_a_damaged_one_of_the_same_step_is_replaced_and_a_good_one_left(tmp_path
     (path / "state.json").write_text("{}")
     save_checkpoint(tmp_path, make_checkpoint(3), keep=1)
     assert find_fault(path) is None
-    written = (path / MANIFEST).stat().st_mtime_ns
+    written = (path / checkpoints.MANIFEST).stat().st_mtime_ns
     save_checkpoint(tmp_path, make_checkpoint(3), keep=1)
-    assert (path / MANIFEST).stat().st_mtime_ns == written
+    assert (path / checkpoints.MANIFEST).stat().st_mtime_ns == written
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path):
@@ -165,9 +158,9 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
 
     part = path / "optimizer.pt"
     torch.save({"payload": Payload()}, part)
-    files = json.loads((path / MANIFEST).read_text())["files"]
+    files = json.loads((path / checkpoints.MANIFEST).read_text())["files"]
     files[part.name] = {"size": part.stat().st_size, "sha256": checkpoints.file_sha256(part)}
-    (path / MANIFEST).write_text(checkpoints._manifest_text(files, 1))
+    (path / checkpoints.MANIFEST).write_text(checkpoints._manifest_text(files, 1))
     with pytest.raises(CheckpointError, match=r"cannot be read \(UnpicklingError: Weights only load failed"):
         load_newest(tmp_path)
     assert not marker.exists()

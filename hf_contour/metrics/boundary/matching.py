@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_contour.metrics.boundary.compiled import compiled
-from hf_contour.metrics.boundary.pairs import IntArray, LongArray, Rows, outlier_cost, pixel_pairs
+from hf_contour.metrics.boundary.pairs import IntArray, LongArray, Rows
 
 BoolArray = NDArray[np.bool_]
 
@@ -58,32 +58,6 @@ class Record(NamedTuple):
     totals: LongArray  # (2,), matches and the sum of all prices, which is the sum of the matches' gains
 
 
-def match_boundaries(edge_map: BoolArray, annotation: BoolArray, *, reach: float) -> tuple[LongArray, LongArray]:
-    """Match the pixels of two maps.
-
-    Args:
-        edge_map: `(H, W)`, the predicted pixels, as they are (thin them first).
-        annotation: `(H, W)`, the drawn pixels of one annotator.
-        reach: largest distance of a match in pixels.
-
-    Returns:
-        Two `(matches,)` arrays of places `row * W + column`: predicted pixels, ascending, and their partners.
-
-    Raises:
-        ValueError: If the two differ in size.
-        ImportError: If Numba is not installed.
-    """
-    if edge_map.ndim != 2 or edge_map.shape != annotation.shape:
-        raise ValueError(
-            f"edge_map is {edge_map.shape} and annotation {annotation.shape}; expected one (height, width)."
-        )
-    predicted = np.flatnonzero(edge_map)
-    rows = pixel_pairs(predicted, annotation, reach)
-    partners = follow_changes(np.arange(1, len(predicted) + 1), np.array([0, len(predicted)]), *rows)[3]
-    matched = partners >= 0
-    return predicted[matched], np.flatnonzero(annotation)[partners[matched]]
-
-
 def follow_changes(
     changes: LongArray, steps: LongArray, predicted_rows: Rows, drawn_rows: Rows
 ) -> tuple[LongArray, LongArray, BoolArray, IntArray]:
@@ -116,11 +90,6 @@ def follow_changes(
     )
     num_matches, gains = _follow_changes(changes, steps, predicted, drawn, space, record)
     return num_matches, gains, record.was_matched, predicted.partners
-
-
-def total_distance(num_matches: LongArray, gains: LongArray, reach: float) -> LongArray:
-    """Sum of the distances of the matches that `follow_changes` counted, in hundredths of a pixel."""
-    return num_matches * outlier_cost(reach) - gains
 
 
 def _new_side(rows: Rows, *, is_there: bool) -> Side:
