@@ -2,7 +2,7 @@
 
     hf-contour calibrate --model MODEL --data FOLDER --split validation
     hf-contour calibrate --model MODEL --data NEW_SHOP --refit_head        # 50 to 200 labelled images of a new shop
-    hf-contour calibrate --model MODEL --data VALIDATION --familiarity shop_a shop_b,config=x
+    hf-contour calibrate --model MODEL --data shop_a shop_b,config=x --familiarity shop_a shop_b,config=x
     hf-contour calibrate --model MODEL --data NEW_SHOP --split train --learning_curve 0 50 200 1000
         --test_split test --output curve.json                              # (one line) what labels are worth
 

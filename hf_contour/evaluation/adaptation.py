@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from hf_contour.data.mixture import load_sources
 from hf_contour.data.samples import ContourSamples, collate_gender
 from hf_contour.data.subsets import evenly_drawn
-from hf_contour.evaluation.arguments import CalibrationArguments, portable_arguments, portable_path
+from hf_contour.evaluation.arguments import CalibrationArguments, portable_arguments, portable_values
 from hf_contour.evaluation.calibration import (
     Calibration,
     NothingToCalibrateError,
@@ -104,7 +104,7 @@ def _adapted(
         strength = refitted.strength
         tensors |= head_tensors(refitted.heads) if strength is not None else {}
     else:
-        rows = load_split(data_arguments(arguments), label_names=list(model.config.id2label.values()))
+        rows = _rows(arguments, arguments.split, model)
         calibration = fit_calibration(
             model,
             _samples(rows, arguments),
@@ -128,7 +128,7 @@ def refit_head(
         model: in evaluation mode; it is left as it is.
         arguments: which images.
     """
-    rows = load_split(data_arguments(arguments), label_names=list(model.config.id2label.values()))
+    rows = _rows(arguments, arguments.split, model)
     inputs = _inputs(model, rows, arguments)
     refitted = refit_heads(present_heads(model), inputs, seed=arguments.seed)
     calibration = calibrate_predictions(
@@ -208,9 +208,8 @@ def learning_curve(arguments: CalibrationArguments, *, command: str) -> dict[str
         ValueError: If the split has fewer images.
     """
     model = load_classifier(arguments.model).float().to(Accelerator(cpu=arguments.cpu).device).eval()
-    names = list(model.config.id2label.values())
     splits = [arguments.split, str(arguments.test_split)]
-    rows = [load_split(replace(data_arguments(arguments), split=split), label_names=names) for split in splits]
+    rows = [_rows(arguments, split, model) for split in splits]
     if max(arguments.learning_curve) > len(rows[0]):
         raise ValueError(
             f"learning_curve is {arguments.learning_curve}, but the split {splits[0]} has {len(rows[0])} images."
@@ -249,7 +248,7 @@ def _circumstances(
     return {
         "model": model,
         "data": {
-            "source": portable_path(arguments.data),
+            "source": portable_values(arguments.data),
             "config": arguments.data_config,
             "split": arguments.split,
             "num_samples": num_samples,
@@ -313,6 +312,22 @@ def curve_rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
         ]
         for point in points
     ]
+
+
+def _rows(arguments: CalibrationArguments, split: str, model: ContourGenderForImageClassification) -> Dataset:
+    names = list(model.config.id2label.values())
+    if len(arguments.data) == 1:
+        return load_split(replace(data_arguments(arguments), split=split), label_names=names)
+    rows = load_sources(
+        arguments.data,
+        split=split,
+        label_names=names,
+        multi_label=arguments.multi_label,
+        label_separator=arguments.label_separator,
+        unlabelled=arguments.unlabelled,
+    )
+    limit = arguments.max_samples
+    return rows.select(evenly_drawn(rows, limit, seed=arguments.seed)) if 0 < limit < len(rows) else rows
 
 
 def _samples(rows: Dataset, arguments: CalibrationArguments) -> ContourSamples:

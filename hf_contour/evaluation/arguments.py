@@ -120,7 +120,9 @@ class CalibrationArguments:
     """Settings of a calibration; `help` describes each."""
 
     model: str = field(metadata={"help": "folder of a classifier, which gets temperature and threshold"})
-    data: str = field(metadata={"help": "a folder, a file or a Hub id"})
+    data: list[str] = field(
+        metadata={"help": "a folder, a file or a Hub id; or the several sources of a model (path,config=NAME)"}
+    )
     data_config: str | None = _setting(None, "configuration of the data set, where it has several")
     split: str = _setting("validation", "split to fit on: neither trained on nor tested on")
     image_column: str = _setting("image", "column of the images")
@@ -168,6 +170,12 @@ class CalibrationArguments:
             )
         if self.learning_curve and min(self.learning_curve) < 0:
             raise ValueError(f"learning_curve is {self.learning_curve}; expected numbers of images, such as 0 50 200.")
+        of_one = (self.data_config, self.image_column, self.label_column)
+        if len(self.data) > 1 and of_one != (None, "image", "label"):
+            raise ValueError(
+                "data_config, image_column and label_column go with one source; of several, say it for each: "
+                "path,config=NAME,label_column=NAME."
+            )
 
 
 def model_name(folder: Path) -> str:

@@ -232,9 +232,9 @@ def _figures(predictions: ClassPredictions, *, num_bins: int) -> dict[str, float
 
 
 def data_arguments(arguments: CalibrationArguments) -> EvaluationArguments:
-    """Which images a calibration is of."""
+    """Which images a calibration on one source is of."""
     names = (
-        *("model", "data", "data_config", "split", "image_column", "label_column", "multi_label", "label_separator"),
+        *("model", "data_config", "split", "image_column", "label_column", "multi_label", "label_separator"),
         *("unlabelled", "batch_size", "max_samples", "seed"),
     )
-    return EvaluationArguments(**{name: getattr(arguments, name) for name in names})
+    return EvaluationArguments(data=arguments.data[0], **{name: getattr(arguments, name) for name in names})

@@ -162,3 +162,18 @@ def test_other_tensors_of_a_file_keep_every_bit(tmp_path, saved_model):
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"bad\.safetensors cannot be read"):
         replace_tensors(tmp_path / "bad.safetensors", {})
+
+
+def test_a_model_of_several_shops_is_calibrated_on_all_of_them(model_folder, shop, tmp_path):
+    second = write_shop(tmp_path / "second", {"validation": 8})
+    joined = Dataset.from_parquet([str(folder / "validation.parquet") for folder in (shop, second)])
+    joined.to_parquet(tmp_path / "joined" / "validation.parquet")
+    found = []
+    for data in ([str(shop), str(second)], [str(tmp_path / "joined")]):
+        figures = tmp_path / "figures.json"
+        words = ["calibrate", "--model", str(model_folder), "--dry_run", "--cpu", "--output", str(figures)]
+        assert main([*words, "--data", *data]) == 0
+        found.append(json.loads(figures.read_text()))
+    assert found[0]["data"]["num_samples"] == 20
+    assert found[0]["data"]["source"] == ["shop", "second"]
+    assert found[0]["calibration"] == found[1]["calibration"]

@@ -64,7 +64,7 @@ def model_folder(tmp_path):
 
 
 def run(folder, data, **settings):
-    arguments = CalibrationArguments(str(folder), str(data), cpu=True, **settings)
+    arguments = CalibrationArguments(str(folder), [str(data)], cpu=True, **settings)
     return calibrate(arguments, command="calibrate").calibration
 
 
@@ -155,7 +155,7 @@ def test_a_dry_run_leaves_the_folder_and_writes_the_figures(model_folder, data, 
     assert f"abstain_threshold {figures['abstain_threshold']:.6g}, before 0\n" in printed
     assert figures["abstain_threshold"] == figures["abstaining"][0]["threshold"]
     assert figures["coverage"][-1]["coverage"] < figures["coverage"][0]["coverage"] == 1
-    assert content["data"] == {"source": data.name, "config": None, "split": "validation", "num_samples": NUM_ROWS}
+    assert content["data"] == {"source": [data.name], "config": None, "split": "validation", "num_samples": NUM_ROWS}
     assert (content["model"]["name"], content["seed"], content["arguments"]["batch_size"]) == ("tiny", 0, 32)
     assert content["command"].startswith("hf-contour calibrate --model tiny --data")
     assert content["versions"]["torch"] == importlib.metadata.version("torch")
@@ -244,6 +244,6 @@ def test_only_classifiers_are_calibrated(tmp_path, data):
     with pytest.raises(ValueError, match="no config of a contour_gender"):
         write_calibration(tmp_path, hand_made())
     with pytest.raises(ValueError, match="wanted_accuracy"):
-        CalibrationArguments(str(tmp_path), str(data), wanted_accuracy=[99])
+        CalibrationArguments(str(tmp_path), [str(data)], wanted_accuracy=[99])
     with pytest.raises(ValueError, match="wanted_accuracy"):
-        CalibrationArguments(str(tmp_path), str(data), wanted_accuracy=[])
+        CalibrationArguments(str(tmp_path), [str(data)], wanted_accuracy=[])
