@@ -1,6 +1,6 @@
 """Gathers what the fault tests tried and lost into one results file; a plugin that tests/conftest.py loads.
 
-pytest -m faults --fault_report model_cards/results/reliability.json
+pytest -m faults --fault_report=model_cards/results/reliability.json
 """
 
 import json
