@@ -10,66 +10,21 @@ from pathlib import Path
 
 SORTED_NAMES = 1_000_000  # of a folder with more, that many at a time are sorted
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
-_READ_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".jpe",
-        ".mpo",
-        ".png",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".jp2",
-        ".j2k",
-    ]
-)
+_READ_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"
+))  # fmt: skip
 # Images to their owner, which Pillow does not read, or only with a program of its own.
-_OTHER_IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset(
-    [
-        ".jxl",
-        ".psd",
-        ".svg",
-        ".eps",
-        ".ai",
-        ".ico",
-        ".tga",
-        ".raw",
-        ".dng",
-        ".cr2",
-        ".cr3",
-        ".nef",
-        ".arw",
-        ".orf",
-        ".rw2",
-        ".raf",
-        ".exr",
-        ".hdr",
-    ]
-)
+_OTHER_IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset((
+    ".jxl", ".psd", ".svg", ".eps", ".ai", ".ico", ".tga", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw",
+    ".orf", ".rw2", ".raf", ".exr", ".hdr"
+))  # fmt: skip
 _LITTER_FOLDERS = frozenset({"@eadir", "__macosx", "__pycache__", "lost+found", "$recycle.bin", "#recycle"})
 _LITTER_FILES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
-_HIDDEN_LITTER = [
-    ".ipynb_checkpoints",
-    ".git",
-    ".cache",
-    ".thumbnails",
-    ".apdisk",
-    ".appledouble",
-    ".spotlight-v100",
-    ".fseventsd",
-    ".temporaryitems",
-    ".trash",
-]
+_HIDDEN_LITTER = (
+    ".ipynb_checkpoints", ".git", ".cache", ".thumbnails", ".apdisk", ".appledouble", ".spotlight-v100",
+    ".fseventsd", ".temporaryitems", ".trash"
+)  # fmt: skip
 
 
 def image_suffixes() -> frozenset[str]:

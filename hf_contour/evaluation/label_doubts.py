@@ -34,7 +34,6 @@ def label_doubts(
     report: CheckReport,
     *,
     model_folder: str,
-    train_split: str = "train",
     batch_size: int = 32,
     seed: int = 0,
 ) -> list[Finding]:
@@ -44,7 +43,6 @@ def label_doubts(
         splits: data sets that were checked, by split.
         report: of the check; rows without a good label and a good image are not judged.
         model_folder: of a classifier, as `save_pretrained` wrote it.
-        train_split: whose rows the model has learnt, or may have.
         batch_size: images at a time.
         seed: of the folds.
 
@@ -63,7 +61,7 @@ def label_doubts(
         rows = [row for row in range(len(dataset)) if row not in bad]
         judged = dataset.select(rows).select_columns(["image", "label"])
         judge = _Judge(model_folder, judged, batch_size)
-        probabilities = judge.out_of_fold(seed) if split == train_split else judge.by_model_or_out_of_fold(seed)
+        probabilities = judge.out_of_fold(seed) if split == "train" else judge.by_model_or_out_of_fold(seed)
         found += [_finding(split, rows, judged, probabilities, place) for place in judge.doubtful(probabilities)]
     return found
 

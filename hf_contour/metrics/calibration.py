@@ -31,13 +31,12 @@ class CoveragePoint:
     accuracy: float | None
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, *, max_iterations: int = 100) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature that makes the negative log likelihood of held-out images smallest.
 
     Args:
         logits: `(N, K)`, not divided by any temperature.
         labels: `(N,)` class numbers, or `(N, K)` zeros and ones for several labels.
-        max_iterations: of LBFGS.
 
     Returns:
         A number from 0.01 to 100; logits are to be divided by it. At the ends where the images are all right or
@@ -55,7 +54,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, max_iterations: int = 100
     loss = nn.functional.binary_cross_entropy_with_logits if labels.ndim == 2 else nn.functional.cross_entropy
     # The logarithm keeps it positive, and the likelihood is smooth in it.
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_temperature], max_iter=max_iterations, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()

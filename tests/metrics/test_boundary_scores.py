@@ -127,8 +127,9 @@ def test_maps_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     Dataset.from_list([{"image_id": "0", "map": b""}] * 2).to_parquet(tmp_path / "maps.parquet")
     with pytest.raises(ValueError, match="no column 'boundary_map_npy'; its columns"):
         maps_in_parquet(tmp_path / "maps.parquet")
+    Dataset.from_list([{"image_id": "0", "boundary_map_npy": b""}] * 2).to_parquet(tmp_path / "maps.parquet")
     with pytest.raises(ValueError, match="has 2 rows, but 1 different names"):
-        maps_in_parquet(tmp_path / "maps.parquet", map_column="map")
+        maps_in_parquet(tmp_path / "maps.parquet")
 
 
 def test_sixteen_and_one_bits_are_read_in_full() -> None:

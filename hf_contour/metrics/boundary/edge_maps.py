@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 FEW_MAPS = 3  # all of so many first maps must be bright for a hint
 MAP_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
+PARQUET_MAP_COLUMN = "boundary_map_npy"
 NPY_MAGIC = b"\x93NUMPY"
 
 
@@ -117,20 +118,18 @@ def maps_in_folder(folder: str | Path) -> dict[str, Path]:
     return found
 
 
-def maps_in_parquet(
-    path: str | Path, *, id_column: str = "image_id", map_column: str = "boundary_map_npy"
-) -> dict[str, bytes]:
+def maps_in_parquet(path: str | Path, *, id_column: str = "image_id") -> dict[str, bytes]:
     """The maps of a Parquet file, one a row, each an encoded image or `.npy` file as bytes.
 
     Raises:
         ValueError: If a column is not there, or two rows have one name.
     """
     columns = pyarrow.parquet.read_schema(path).names
-    for column in (id_column, map_column):
+    for column in (id_column, PARQUET_MAP_COLUMN):
         if column not in columns:
             raise ValueError(f"{path} has no column {column!r}; its columns are {columns}.")
-    table = pyarrow.parquet.read_table(path, columns=[id_column, map_column]).to_pydict()
-    maps = {str(name): content for name, content in zip(table[id_column], table[map_column], strict=True)}
+    table = pyarrow.parquet.read_table(path, columns=[id_column, PARQUET_MAP_COLUMN]).to_pydict()
+    maps = {str(name): content for name, content in zip(table[id_column], table[PARQUET_MAP_COLUMN], strict=True)}
     if len(maps) != len(table[id_column]):
         raise ValueError(f"{path} has {len(table[id_column])} rows, but {len(maps)} different names of images.")
     return maps
