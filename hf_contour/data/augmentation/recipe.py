@@ -28,6 +28,7 @@ from hf_contour.data.augmentation.wearer import (
     WEARER_OPERATIONS,
     Scene,
     draw_wearer_operations,
+    drawn_of,
     hide_wearer,
 )
 
@@ -307,13 +308,7 @@ def draw_operations(recipe: AugmentationRecipe, rng: np.random.Generator) -> dic
         For each operation that happens, by name: True for flips, factor, degrees, fractions, `[height fraction, width
         fraction, y place, x place]` for crop, standard deviation.
     """
-    chances = rng.random(len(OPERATIONS))
-    amounts = rng.random((len(OPERATIONS), 4))
-    drawn: dict[str, Any] = {}
-    for name, chance, amount in zip(OPERATIONS, chances, amounts, strict=True):
-        if chance < getattr(recipe, name):
-            drawn[name] = _amount(recipe, name, amount)
-    return drawn
+    return drawn_of(OPERATIONS, recipe, rng, _amount)
 
 
 def _amount(recipe: AugmentationRecipe, name: str, uniform: np.ndarray) -> Any:

@@ -3,7 +3,7 @@
 The draws come from a generator of their own, so that recipes without these operations draw what they always drew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,13 +59,16 @@ def draw_wearer_operations(recipe: Any, rng: np.random.Generator) -> dict[str, A
         By name: the fraction that is cut, `[height fraction, width fraction, y place, x place]` of a box, the colour
         of the ground, the size of the filter in pixels, or True.
     """
-    chances = rng.random(len(WEARER_OPERATIONS))
-    amounts = rng.random((len(WEARER_OPERATIONS), 4))
-    drawn: dict[str, Any] = {}
-    for name, chance, amount in zip(WEARER_OPERATIONS, chances, amounts, strict=True):
-        if chance < getattr(recipe, name):
-            drawn[name] = _amount(recipe, name, amount)
-    return drawn
+    return drawn_of(WEARER_OPERATIONS, recipe, rng, _amount)
+
+
+def drawn_of(
+    names: Sequence[str], recipe: Any, rng: np.random.Generator, amount: Callable[[Any, str, np.ndarray], Any]
+) -> dict[str, Any]:
+    """Which operations of a recipe happen, each with what `amount` makes of four uniform numbers."""
+    chances, amounts = rng.random(len(names)), rng.random((len(names), 4))
+    happening = (place for place, name in enumerate(names) if chances[place] < getattr(recipe, name))
+    return {names[place]: amount(recipe, names[place], amounts[place]) for place in happening}
 
 
 def _amount(recipe: Any, name: str, uniform: np.ndarray) -> Any:
