@@ -5,13 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_contour.evaluation.results import CLASSIFICATION, TASKS, Results
+from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, TASKS, Results
 from hf_contour.evaluation.summary import markdown_table
 
 TABLE = re.compile(r"(<!-- results: (?P<task>[\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
 # The table of `summary_table`, between the same markers as those of a task.
 SUMMARY = "summary"
+# Of each task the head of its table in the summary, and the scores in a cell.
+_SUMMARIES = (
+    (CONTOURS, "contours (ODS, AP)", ("ods", "ap")),
+    (
+        CLASSIFICATION,
+        "classes (balanced accuracy, calibration error)",
+        ("balanced_accuracy", "expected_calibration_error"),
+    ),
+)
 # Commands as older results files have them, and their names now.
 _RENAMED = {
     "accelerate launch scripts/evaluate.py": "hf-contour evaluate",
@@ -167,18 +176,20 @@ def results_table(results: Sequence[Results]) -> str:
 
 
 def summary_table(results: Sequence[Results]) -> str:
-    """A Markdown table for a first look: of each model one score, with its interval where it has one."""
-    rows = []
-    for found in results:
-        part = garments_only(found.scores)
-        if found.task == CLASSIFICATION:
-            score = f"accuracy {_accuracy(found.scores)}, balanced {_share(found.scores['balanced_accuracy'])}"
-            score += f"; on garments only {_accuracy(part)}" if part else ""
-        else:
-            score = f"ODS {_share(found.scores.get('ods'))}, AP {_share(found.scores.get('ap'))}"
-        size = f"{found.model['num_parameters'] / 1e6:.1f}"
-        rows.append([found.model["name"], size, measured_on(found), str(found.data["num_samples"]), score])
-    return markdown_table(["model", "million parameters", "measured on", "images", "score (95 % interval)"], rows)
+    """Markdown tables for a first look, one for each task: a row for each model, a column for each data set."""
+    tables = []
+    for task, title, names in _SUMMARIES:
+        found = [one for one in results if one.task == task]
+        columns = list(dict.fromkeys(measured_on(one) for one in found))
+        rows: dict[str, list[str]] = {}
+        for one in found:
+            cells = rows.setdefault(
+                one.model["name"], [f"{one.model['num_parameters'] / 1e6:.1f} M", *["-"] * len(columns)]
+            )
+            cells[1 + columns.index(measured_on(one))] = ", ".join(_share(one.scores.get(name)) for name in names)
+        if found:
+            tables.append(markdown_table([title, "parameters", *columns], [[name, *rows[name]] for name in rows]))
+    return "\n\n".join(tables)
 
 
 def present_command(command: str) -> str:

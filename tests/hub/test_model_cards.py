@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, Results, read_results, write_results
 from hf_contour.hub.assemble import assemble
 from hf_contour.hub.card import CardFacts, disagreeing_files, read_card_facts, render_card, rendered_files
-from hf_contour.hub.card_tables import fill_tables, results_table
+from hf_contour.hub.card_tables import fill_tables, results_table, summary_table
 from hf_contour.hub.publish import card_problems, check_model_folder
 from hf_contour.metrics.classification import classification_scores
 
@@ -289,13 +289,19 @@ def test_the_table_rounds_and_keeps_order() -> None:
         results_table([classifier_results(), contour_results()])
 
 
-def test_the_first_look_has_a_row_for_each_evaluation() -> None:
+def test_the_first_look_has_a_row_for_each_model_and_a_column_for_each_data_set() -> None:
     text = "<!-- results: summary -->\n<!-- end results -->\n"
-    classifier, extractor = read_table(fill_tables(text, [full_results(), contour_results()]))
-    assert classifier["score (95 % interval)"].startswith(
-        "accuracy 0.750 (0.250 to 1.000), balanced 0.750; on garments only 0.938"
-    )
-    assert extractor["score (95 % interval)"].startswith("ODS ")
+    elsewhere = classifier_results("b")
+    elsewhere = dataclasses.replace(elsewhere, data={**elsewhere.data, "split": "other"})
+    summary = summary_table([classifier_results("a"), elsewhere, contour_results()])
+    assert fill_tables(text, [classifier_results("a"), elsewhere, contour_results()]).count(summary) == 1
+    extractors, classifiers = (read_table(part) for part in summary.split("\n\n"))
+    (extractor,) = extractors
+    assert next(iter(extractor)) == "contours (ODS, AP)"
+    first, second = classifiers
+    here, there = list(first)[2:]
+    assert (first[here][:7], first[there]) == ("0.750, ", "-")
+    assert (second[here], second[there][:7]) == ("-", "0.750, ")
 
 
 def test_tables_are_filled_between_their_markers() -> None:
