@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
+from draw_boundary_curves import benchmark_curve, draw_boundary_curves
 from markdown_tables import read_table
 from PIL import Image as PILImage
 from tiny_models import tiny_extractor
@@ -26,7 +27,6 @@ from hf_contour.evaluation.run import evaluate as evaluate_model
 from hf_contour.hub.card_tables import results_table
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.metrics.boundary.edge_maps import count_edge_maps, maps_in_folder, maps_in_parquet, read_edge_map
-from hf_contour.metrics.boundary.plot import benchmark_curve, draw_boundary_curves
 from hf_contour.metrics.boundary.scores import count_matches, edge_scores, protocol
 
 FOLDER = str(Path(evaluate_folder.__file__).parent)

@@ -1,15 +1,15 @@
 """Images of a classifier's scores show the figures of its results file, whatever these are."""
 
+import draw_class_scores as class_plots
 import numpy as np
 import pytest
+from draw_class_scores import draw_class_scores
 from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_contour.evaluation.classes import prediction_scores
 from hf_contour.evaluation.predictions import ClassPredictions
-from hf_contour.metrics import plots as class_plots
 from hf_contour.metrics.classification import ScoreSettings
-from hf_contour.metrics.plots import draw_class_scores
 
 
 def scores(labels, logits, names):
