@@ -2,7 +2,7 @@
 
 Stands alone, so that training, evaluation, the processor and `pipeline` read a file in the same way.
 
-Files (paths and bytes; `READ_FORMATS`) and Pillow images, by mode:
+Files (paths and bytes; `READ_FORMATS`, and HEIC with pillow-heif) and Pillow images, by mode:
 
 * `RGB`: as it is. `L`, `1`: the grey in all three channels, white of `1` = 255.
 * `P`, `CMYK`, `YCbCr`, `HSV`, `RGBX`: Pillow's conversion; `LAB`: to sRGB by LittleCMS. Colour profiles
@@ -25,6 +25,7 @@ alpha), of type bool (True = 255), `uint8`, `uint16` (as 16 bits), other integer
 could be the channels, an array has them last and a tensor first; `input_data_format` decides otherwise.
 """
 
+import importlib
 import io
 import struct
 from collections.abc import Callable, Sequence
@@ -37,9 +38,8 @@ from PIL import Image
 
 # Formats that can be recognised by their first bytes and run no program of their own (EPS starts Ghostscript).
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM", "JPEG2000")
-# Read where the program has registered the opener of pillow-heif.
-OPTIONAL_FORMATS = ("HEIF",)
-HEIF_STARTS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")  # from the fifth byte on
+# Brands of HEIC (ISO 23008-12, annex B), which is read where pillow-heif is installed.
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 DEFAULT_MAX_PIXELS = 2**26  # 8192 x 8192; 192 MiB when decoded
 STRIP_PIXELS = 2**18  # converted at a time
 WHITE = (255, 255, 255)
@@ -187,7 +187,10 @@ def _parse_header(stream: IO[bytes], start: bytes) -> Image.Image | None:
     Image.preinit()
     if not set(READ_FORMATS) <= set(Image.OPEN):
         Image.init()
-    for file_format in (*READ_FORMATS, *OPTIONAL_FORMATS):
+    is_heic = _is_heic(start)
+    if is_heic and not _registers_heif():
+        return None
+    for file_format in ("HEIF",) if is_heic else READ_FORMATS:
         factory, accept = Image.OPEN.get(file_format, (None, None))
         if factory is None or (accept is not None and accept(start[:16]) is not True):
             continue
@@ -199,6 +202,24 @@ def _parse_header(stream: IO[bytes], start: bytes) -> Image.Image | None:
     return None
 
 
+def _is_heic(start: bytes) -> bool:
+    """Whether a file begins with a box that names a brand of HEIC; AVIF has the same box."""
+    box = start[: int.from_bytes(start[:4], "big")]
+    brands = {box[place : place + 4] for place in range(8, len(box), 4)}
+    return box[4:8] == b"ftyp" and not HEIC_BRANDS.isdisjoint(brands)
+
+
+def _registers_heif() -> bool:
+    """Has Pillow read HEIC, if pillow-heif is installed. By name: remote code must not need what is optional."""
+    try:
+        library = importlib.import_module("pillow_heif")
+    except ImportError:
+        return False
+    if "HEIF" not in Image.OPEN:
+        library.register_heif_opener()
+    return True
+
+
 def _describe_content(start: bytes) -> str:
     """Says in words what a file is whose first bytes belong to no known image format."""
     if not start:
@@ -208,8 +229,8 @@ def _describe_content(start: bytes) -> str:
         return "an SVG drawing (not made of pixels)"
     if head.startswith((b"<!doctype html", b"<html")):
         return "an HTML page"
-    if start[4:12] in HEIF_STARTS:
-        return "a HEIC image (read with pillow-heif, where it is installed and its opener registered)"
+    if _is_heic(start):
+        return "a HEIC image, which needs pillow-heif (pip install 'hf_contour[heif]')"
     if head.startswith(b"%pdf"):
         return "a PDF document"
     try:

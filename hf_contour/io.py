@@ -31,6 +31,8 @@ _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accel
 _O_BINARY: int = getattr(os, "O_BINARY", 0)
 _OPENS_FOLDERS = hasattr(os, "O_DIRECTORY")
 
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 UNFINISHED = ".unfinished-"
 DISCARDED = ".discarded-"
 
@@ -45,10 +47,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"{path} could not be written ({error}); {describe_room(path)}. Make room or choose another output_dir; "
-            "the same command then goes on."
-        ) from error
+        if error.errno in _FORBIDDEN:
+            hint = ". Get the right to write there, or choose another output folder."
+        else:
+            hint = (
+                f"; {describe_room(path)}. Make room or choose another output folder; the same command then goes on."
+            )
+        raise OutputError(f"{path} could not be written ({error}){hint}") from error
 
 
 def describe_room(path: Path) -> str:

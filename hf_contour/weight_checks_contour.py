@@ -61,9 +61,11 @@ def weight_types(folder: Path) -> dict[str, str]:
 
     Raises:
         ValueError: If a file is damaged; names it.
+        OSError: If it may not be opened.
     """
     types = {}
     for path in weight_files(folder):
+        path.open("rb").close()  # safetensors calls a file that may not be read one that is not there
         try:
             with safe_open(path, "pt") as file:
                 types.update({name: file.get_slice(name).get_dtype() for name in file.keys()})  # noqa: SIM118

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_for_users(error):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(_sentence(error).split())}", file=sys.stderr)
         return USAGE
 
 
@@ -83,6 +83,13 @@ def overview() -> str:
             "`hf-contour COMMAND --help` shows examples and every setting.",
         ]
     )
+
+
+def _sentence(error: Exception) -> str:
+    """What an exception says; of a file that may not be read also what to do."""
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{error.filename} may not be read ({error.strerror}); change its permissions, or name another."
+    return str(error)
 
 
 def _is_for_users(error: Exception) -> bool:

@@ -28,13 +28,9 @@ _HIDDEN_LITTER = (
 
 
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of files that are read as images; with `pillow-heif` those of HEIC too, which this then registers."""
-    if importlib.util.find_spec("pillow_heif") is None:
-        return _READ_SUFFIXES
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-    return _READ_SUFFIXES | HEIF_SUFFIXES
+    """Suffixes of files that are read as images; with `pillow-heif` those of HEIC too."""
+    has_heif = importlib.util.find_spec("pillow_heif") is not None
+    return _READ_SUFFIXES | HEIF_SUFFIXES if has_heif else _READ_SUFFIXES
 
 
 def is_litter(name: str) -> bool:

@@ -32,6 +32,11 @@ def label_names(dataset: Dataset | IterableDataset, column: str = "label") -> li
     """
     feature = (dataset.features or {}).get(column)
     inner = feature.feature if isinstance(feature, List) else feature
+    if feature is None:
+        raise ValueError(
+            f"the data has no labels (no column {column!r}). Put the images of each class into a folder of its own, "
+            "or name the column (label_column)."
+        )
     if not isinstance(inner, ClassLabel):
         raise ValueError(
             f"column {column!r} is {feature}; expected a ClassLabel or a list of it. Load the data with load_source."

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import stat
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from hf_contour.hub.verify_model import (
     plan_model,
     read_json,
 )
+from hf_contour.hub.verify_pickles import check_pickles
 
 CONFIGS = ("config.json", "preprocessor_config.json")
 MANIFEST = "manifest.json"
@@ -189,30 +189,6 @@ def check_presence(folder: Path) -> list[Finding]:
     if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         findings.append(Finding("files", FAILED, "model.safetensors is missing; get it again."))
     return findings or [Finding("files", OK, "config, weights and processor are there")]
-
-
-def check_pickles(folder: Path, files: Sequence[Path]) -> list[Finding]:
-    """Pickles, told by their names or first bytes: loading one can run a program."""
-    findings = [
-        Finding("pickles", FAILED, f"{path.relative_to(folder)} is a pickle; delete it.", harmful=True)
-        for path in files
-        if path.suffix.lower() in PICKLES or is_pickle(path)
-    ]
-    return findings or [Finding("pickles", OK, "none")]
-
-
-def is_pickle(path: Path) -> bool:
-    """Whether a file begins as pickles do, or is an archive with one inside, as PyTorch writes."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return any(Path(name).suffix in PICKLES for name in archive.namelist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-            return False
-    # A safetensors file may begin with the same two bytes, but then has zeros after them.
-    return len(start) > 2 and start[0] == 0x80 and 2 <= start[1] <= 5 and start[2] != 0
 
 
 def check_code(folder: Path, files: Sequence[Path]) -> list[Finding]:

@@ -20,7 +20,8 @@ class BatchPredictor:
         ray.data.read_parquet(address).map_batches(BatchPredictor, fn_constructor_args=(folder,), batch_size=32)
         predictor = BatchPredictor(folder)
         dataset.map(predictor, batched=True, remove_columns=["image"], features=predictor.features(dataset.features))
-        frame.mapInPandas(BatchPredictor(folder, keep=["id"]), schema="id string, " + BatchPredictor.SCHEMA)
+        predictor = BatchPredictor(folder, keep=["id"])
+        frame.mapInPandas(predictor, schema="id string, " + predictor.schema())
 
     Args:
         folder: of a classifier, or of its export.
@@ -30,8 +31,6 @@ class BatchPredictor:
         embeddings: whether to add the pooled features.
         batch_size: images that the model sees at a time.
     """
-
-    SCHEMA = "label string, score float, abstained boolean, error string"
 
     def __init__(
         self,
@@ -69,14 +68,21 @@ class BatchPredictor:
         """
         names = [name for name in given if name != self.image_column] if self.keep is None else self.keep
         types = {str: "string", float: "float32", bool: "bool"}
-        answers = {name: kind for name, kind in self._classification().columns.items() if name != "id"}
         return datasets.Features(
             {name: given[name] for name in names}
             | {
                 name: datasets.List(datasets.Value("float32")) if kind is list else datasets.Value(types[kind])
-                for name, kind in answers.items()
+                for name, kind in self._answer_columns().items()
             }
         )
+
+    def schema(self) -> str:
+        """The columns of the answers in Spark's words; those that are kept go before them."""
+        types = {str: "string", float: "float", bool: "boolean", list: "array<float>"}
+        return ", ".join(f"`{name}` {types[kind]}" for name, kind in self._answer_columns().items())
+
+    def _answer_columns(self) -> dict[str, type]:
+        return {name: kind for name, kind in self._classification().columns.items() if name != "id"}
 
     def _classification(self) -> Classification:
         if self._classify is None:
@@ -93,8 +99,7 @@ class BatchPredictor:
             rows += classify(items[start : start + self.batch_size])
         others = [name for name in batch if name != self.image_column] if self.keep is None else self.keep
         kept = {name: list(batch[name]) for name in others}
-        answers = [name for name in classify.columns if name != "id"]
-        return kept | {name: [row[name] for row in rows] for name in answers}
+        return kept | {name: [row[name] for row in rows] for name in self._answer_columns()}
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
 from hf_contour.inference.parts import Item
 from hf_contour.inference.preparing import Preparation, by_shape
-from hf_contour.inference.runtimes import Answers, load_runtime
+from hf_contour.inference.runtimes import Answers, load_runtime, read_export
 
 LABEL_SEPARATOR = "|"  # between the labels of an image that has several
 MULTI_LABEL_THRESHOLD = 0.5
@@ -22,8 +22,9 @@ class Classification:
     """Opens, prepares and classifies the images of a batch.
 
     A row has `id`, `label` (the best; of several-label models those of at least one half, `|` between them), `score`
-    (the highest probability), `abstained` (the score lies below the config's `abstain_threshold`; the label stays)
-    and `error`; on request the probability of each label and the embedding.
+    (the highest probability), `abstained` (score or familiarity lies below the config's threshold; the label stays)
+    and `error`; of a model that remembers images `familiarity`; on request the probability of each label and the
+    embedding.
 
     Args:
         folder: of a classifier, or of its export.
@@ -48,6 +49,11 @@ class Classification:
         self.names = [self.config["id2label"][key] for key in sorted(self.config["id2label"], key=int)]
         self.several = self.config.get("problem_type") == "multi_label_classification"
         self.threshold = 0.0 if self.several else float(self.config.get("abstain_threshold") or 0)
+        self.least_familiarity = float(self.config.get("familiarity_threshold") or 0)
+        described = read_export(folder)
+        # An export that was made before exports told it has no such output.
+        tells = bool(self.config.get("num_prototypes")) if described is None else "familiarity" in described["outputs"]
+        self.with_familiarity = tells
         self.with_probabilities, self.with_embeddings = probabilities, embeddings
         self.preparation = Preparation(ContourImageProcessor.from_pretrained(folder))
         self.runtime: Callable[[Tensor], Answers] = load_runtime(folder, device or torch.device("cpu"))
@@ -60,6 +66,8 @@ class Classification:
             columns |= {f"probability_{name}": float for name in self.names}
         if self.with_embeddings:
             columns["embedding"] = list
+        if self.with_familiarity:
+            columns["familiarity"] = float
         return {**columns, "abstained": bool, "error": str}
 
     def __call__(self, items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -82,18 +90,24 @@ class Classification:
     def _answers(self, answers: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         logits = torch.from_numpy(answers["logits"])
         probabilities = (logits.sigmoid() if self.several else logits.softmax(dim=1)).tolist()
-        found = []
-        for index, row in enumerate(probabilities):
-            score = max(row)
-            chosen = [name for name, value in zip(self.names, row, strict=True) if value >= MULTI_LABEL_THRESHOLD]
-            label = LABEL_SEPARATOR.join(chosen) if self.several else self.names[row.index(score)]
-            answer: dict[str, Any] = {"label": label, "score": score, "abstained": score < self.threshold}
+        found = [self._decision(row) for row in probabilities]
+        for index, (answer, row) in enumerate(zip(found, probabilities, strict=True)):
             if self.with_probabilities:
                 answer |= {f"probability_{name}": value for name, value in zip(self.names, row, strict=True)}
             if self.with_embeddings:
                 answer["embedding"] = answers["embeddings"][index].tolist()
-            found.append(answer)
+            if self.with_familiarity:
+                answer["familiarity"] = float(answers["familiarity"][index])
+                answer["abstained"] |= answer["familiarity"] < self.least_familiarity
         return found
+
+    def _decision(self, probabilities: list[float]) -> dict[str, Any]:
+        score = max(probabilities)
+        label = self.names[probabilities.index(score)]
+        if self.several:
+            named = zip(self.names, probabilities, strict=True)
+            label = LABEL_SEPARATOR.join(name for name, value in named if value >= MULTI_LABEL_THRESHOLD)
+        return {"label": label, "score": score, "abstained": score < self.threshold}
 
 
 def model_config(folder: Path, wanted: str) -> dict[str, Any]:

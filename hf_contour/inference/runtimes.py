@@ -1,8 +1,8 @@
 """What runs a model: PyTorch for a folder of `save_pretrained`, and for an export the program that it was made for.
 
 A runtime takes `pixel_values` of `(B, 3, H, W)` and gives named arrays: `logits`, `(B, K)` or `(B, 1, H, W)`, and of
-a classifier `embeddings`, `(B, C)`. Threads may call one at the same time; each call uses a single thread, so that
-an answer does not depend on how many there are.
+a classifier `embeddings`, `(B, C)`, and `familiarity`, `(B,)`, where it remembers images. Threads may call one at the
+same time; each call uses a single thread, so that an answer does not depend on how many there are.
 """
 
 import json
@@ -35,14 +35,18 @@ class AnsweringModel(nn.Module):
         super().__init__()
         self.model = model
         self.is_classifier = model.config.model_type == "contour_gender"
-        self.names = ("logits", "embeddings") if self.is_classifier else ("logits",)
+        self.remembers = self.is_classifier and model.familiarity is not None
+        names = ("logits", "embeddings") if self.is_classifier else ("logits",)
+        self.names = (*names, "familiarity") if self.remembers else names
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """`(B, 3, H, W)` to logits and, of a classifier, the fused map averaged over the image, `(B, C)`."""
+        """`(B, 3, H, W)` to logits and, of a classifier, the fused map averaged over the image, and familiarity."""
         if not self.is_classifier:
             return (self.model(pixel_values=pixel_values, return_dict=True).logits,)
-        outputs = self.model(pixel_values=pixel_values, output_hidden_states=True, return_dict=True)
-        return outputs.logits, outputs.hidden_states[-1].mean(dim=(2, 3))
+        asked = {"output_hidden_states": True, "output_familiarity": self.remembers}
+        outputs = self.model(pixel_values=pixel_values, return_dict=True, **asked)
+        answers = (outputs.logits, outputs.hidden_states[-1].mean(dim=(2, 3)))
+        return (*answers, outputs.familiarity) if self.remembers else answers
 
 
 class TorchRuntime:

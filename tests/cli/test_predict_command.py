@@ -91,6 +91,28 @@ def test_predict_makes_large_images_small(extractor_folder: Path, tmp_path: Path
     assert {read_png(path).shape for path in (tmp_path / "drawn").rglob("*.png")} == {(90, 200)}
 
 
+def test_predict_takes_heic(classifier_folder: Path, tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(photo(1)).save(tmp_path / "shirt.HEIC")
+    flags = ["--model", classifier_folder, "--output", tmp_path / "scores", "--format", "csv"]
+    assert run("predict", "--inputs", tmp_path / "shirt.HEIC", *flags) == 0
+    (row,) = read_table(tmp_path / "scores" / "part-000000.csv")
+    assert (row["error"], row["label"] in ("men", "women")) == ("", True)
+
+
+def test_contours_of_images_with_the_longest_names(extractor_folder: Path, tmp_path: Path) -> None:
+    names = ["x" * 241 + ".png", "é" * 120 + "a.png", "漢" * 80 + "a.png"]
+    (tmp_path / "long").mkdir()
+    for name in names:
+        assert len(name.encode()) == 245
+        photo(2).save(tmp_path / "long" / name)
+    flags = ["--model", extractor_folder, "--contours", "--inputs", tmp_path / "long", "--output", tmp_path / "drawn"]
+    assert run("predict", *flags, "--format", "csv") == 0
+    rows = read_table(tmp_path / "drawn" / "part-000000.csv")
+    assert [row["id"] for row in rows] == [str(tmp_path / "long" / name) for name in names]
+    assert all((tmp_path / "drawn" / row[kind]).is_file() for row in rows for kind in ("contours", "thin"))
+
+
 def test_names_of_maps_fit_any_disk_and_are_distinct() -> None:
     assert map_stem(0, 7, "a/b c.d.png") == "maps/000000/000007_b_c.d"
     assert map_stem(0, 8, "shards/x.tar::y/shirt.png") == "maps/000000/000008_shirt"

@@ -206,9 +206,8 @@ def test_images_of_kinds_that_are_not_read_are_named_and_counted(tmp_path, monke
 
 def test_heic_is_read_where_its_library_is_installed(tmp_path):
     heif = pytest.importorskip("pillow_heif")
-    heif.register_heif_opener()
     (tmp_path / "men").mkdir()
-    PILImage.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "men" / "1.HEIC", format="HEIF")
+    heif.from_pillow(PILImage.new("RGB", (64, 64), (200, 10, 10))).save(tmp_path / "men" / "1.HEIC")
     row = load_source(tmp_path)[0]
     samples = ContourSamples(load_source(tmp_path), ContourImageProcessor(), stage="gender")
     assert row["label"] == 0

@@ -16,6 +16,7 @@ import torch
 from hostile_configs import REFUSED, Watch, all_cases
 from safetensors.torch import load_file, save_file
 from tiny_models import CASCADE, tiny_classifier, tiny_extractor
+from transformers import Trainer, TrainingArguments
 
 from hf_contour import ContourExtractorModel, ContourImageProcessor
 from hf_contour.cli.main import main
@@ -108,6 +109,16 @@ def pickle_in_an_archive(folder: Path) -> None:
         archive.writestr("archive/data.pkl", pickle.dumps({}))
 
 
+def trainers_settings(**others: Any) -> Damage:
+    """What `transformers.Trainer.save_model` leaves beside the model, and something else in it."""
+
+    def damage(folder: Path) -> None:
+        settings = TrainingArguments(str(folder / "run"), use_cpu=True)
+        torch.save({"settings": settings, **others} if others else settings, folder / "training_args.bin")
+
+    return damage
+
+
 def append(name: str, content: bytes) -> Damage:
     """A file with something more at its end."""
 
@@ -134,6 +145,9 @@ DAMAGES: dict[str, tuple[Damage, int, str]] = {
     "no config": (remove("config.json"), 1, "files"),
     "no weights": (remove("model.safetensors"), 1, "files"),
     "no processor": (remove("preprocessor_config.json"), 1, "files"),
+    "settings of a Trainer": (trainers_settings(), 0, "pickles"),
+    "settings of a Trainer with a function": (trainers_settings(more=os.system), 3, "pickles"),
+    "settings of a Trainer that are others": (put("training_args.bin", pickle.dumps({})), 3, "pickles"),
     "config that is no JSON": (put("config.json", b"{"), 1, "config"),
     "config of another encoding": (put("config.json", "{}".encode("utf-16")), 1, "config"),
     "config that is a list": (put("config.json", b"[]"), 1, "config"),
@@ -248,6 +262,16 @@ def test_a_sound_folder_is_whole_and_harmless(sound):
     assert [finding.check for finding in findings] == [
         *checks, "weights", "architecture", "values", "processor", "checksums", "card",
     ]  # fmt: skip
+
+
+def test_a_folder_that_a_trainer_saved_is_harmless_and_told_what_lies_in_it(tmp_path, capsys):
+    model = tiny_classifier(backbone="test_resnet", id2label={0: "men", 1: "women"})
+    Trainer(model, TrainingArguments(str(tmp_path / "run"), use_cpu=True)).save_model(str(tmp_path / "model"))
+    ContourImageProcessor(size={"height": 24, "width": 16}).save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model" / "training_args.bin").is_file()
+    assert main(["verify", str(tmp_path / "model")]) == 0
+    said = capsys.readouterr().out
+    assert "WARNING  pickles: training_args.bin holds the settings of a transformers.Trainer" in said
 
 
 def try_damage(folder: Path, name: str) -> str | None:

@@ -48,6 +48,7 @@ def test_it_travels_without_its_model(model_folder: Path, rows: list[dict[str, A
     content = pickle.dumps(predictor)
     assert len(content) < 2000
     check(pickle.loads(content)(columns), rows)
+    assert predictor.schema() == "`label` string, `score` float, `abstained` boolean, `error` string"
     with pytest.raises(ValueError, match=r"no column 'image'; its columns are \['photo'\]"):
         predictor({"photo": []})
 
@@ -87,7 +88,7 @@ def test_map_in_pandas_of_spark(
     try:
         frame = spark.createDataFrame([(row["sku"], row["image"]) for row in rows], "sku string, image binary")
         predictor = BatchPredictor(model_folder, keep=["sku"])
-        answered = frame.coalesce(1).mapInPandas(predictor, schema=f"sku string, {BatchPredictor.SCHEMA}").collect()
+        answered = frame.coalesce(1).mapInPandas(predictor, schema=f"sku string, {predictor.schema()}").collect()
     finally:
         spark.stop()
     found = [row.asDict() for row in answered]

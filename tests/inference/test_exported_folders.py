@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from prediction_images import image_bytes
 from tiny_models import tiny_extractor
 
+from hf_contour import ContourGenderForImageClassification
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.inference.arguments import ExportArguments, PredictionArguments
 from hf_contour.inference.classification import Classification
@@ -69,6 +71,31 @@ def test_prediction_reads_an_export(model_folder: Path, onnx_folder: Path, image
     for name in ("id", "label", "abstained", "error"):
         assert found[0][name] == found[1][name]
     assert found[1]["score"][:-1] == pytest.approx(found[0]["score"][:-1], abs=1e-3)
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_familiarity_is_told_by_the_model_and_by_its_export(model_folder: Path, tmp_path: Path, form: str) -> None:
+    model = ContourGenderForImageClassification.from_pretrained(model_folder)
+    processor = ContourImageProcessor.from_pretrained(model_folder)
+    items = [Item(str(seed), image_bytes(seed)) for seed in range(12)]
+    pixels = processor([item.content for item in items], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        features = model.familiarity_features(pixels)
+        model.fit_familiarity(features[:6], features[3:9], num_prototypes=6)
+        expected = model.eval()(pixels, output_familiarity=True).familiarity.tolist()
+    model.config.abstain_threshold = 0.0
+    model.config.familiarity_threshold = sorted(expected)[4] + 1e-6
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    described = export(ExportArguments(model=str(tmp_path / "model"), output=str(tmp_path / form), format=form))
+    assert described["outputs"] == ["logits", "embeddings", "familiarity"]
+    for folder in (tmp_path / "model", tmp_path / form):
+        classify = Classification(folder)
+        assert list(classify.columns) == ["id", "label", "score", "familiarity", "abstained", "error"]
+        rows = classify([*items, Item("damaged", b"<html></html>")])
+        assert [row["familiarity"] for row in rows[:-1]] == pytest.approx(expected, abs=1e-3)
+        assert sum(row["abstained"] for row in rows[:-1]) == 5
+        assert (rows[-1]["familiarity"], rows[-1]["abstained"]) == (None, None)
 
 
 def test_what_cannot_be_exported_is_refused(model_folder: Path, onnx_folder: Path, tmp_path: Path) -> None:

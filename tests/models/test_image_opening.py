@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import threading
 import time
 import tracemalloc
@@ -184,6 +185,31 @@ def test_what_is_no_image_is_named(kind: str, tmp_path: Path) -> None:
         open_image(path)
     with pytest.raises(ImageReadError, match=rf"^row 12: .*{came}"):
         open_image(content, name="row 12")
+
+
+def heic(*, brand: bytes = b"heic") -> bytes:
+    """An orange image; of `mif1` the first brand says only that there are images, as with some phones."""
+    heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    heif.from_pillow(Image.new("RGB", (64, 48), (250, 120, 20))).save(stream)
+    content = stream.getvalue()
+    assert content[4:12] == b"ftypheic"
+    return content[:8] + brand + content[12:]
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_is_read_though_nobody_has_registered_its_opener(brand: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    assert worst(open_image(heic(brand=brand)), np.full((48, 64, 3), (250, 120, 20))) <= 6
+
+
+def test_heic_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = heic()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(
+        ImageReadError, match=r"^shirt: a HEIC image, which needs pillow-heif \(pip .*hf_contour\[heif\]"
+    ):
+        open_image(content, name="shirt")
 
 
 @pytest.mark.parametrize(
