@@ -4,7 +4,7 @@ Shapes: B images, C channels, H x W pixels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,6 +165,20 @@ class ContourImageProcessor(TorchvisionBackend):
         if self.do_resize and kwargs.get("do_resize") is False:
             kwargs.setdefault("do_pad", False)
         return super().preprocess(images, *args, **kwargs)
+
+    def with_settings(self, **kwargs: Any) -> Callable[[ImageSource], Tensor]:
+        """A function of one image to its `(C, H, W)`, to the bit what a call with these arguments gives.
+
+        Settings are checked once, which takes longer than preparing a small image does.
+        """
+        names = self._valid_kwargs_names
+        settings = self._standardize_kwargs(**{**{name: getattr(self, name, None) for name in names}, **kwargs})
+        self._validate_preprocess_kwargs(**settings)
+
+        def prepare(image: ImageSource) -> Tensor:
+            return self._preprocess([self.process_image(image, **settings)], **settings)["pixel_values"][0]
+
+        return prepare
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """Flattens lists and 4-dimensional arrays into a list of single images, not opened yet."""

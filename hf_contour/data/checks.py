@@ -241,7 +241,7 @@ def _duplicates(rows: Sequence[_CheckedRow]) -> Iterator[Finding]:
             yield row.finding("duplicate_across_splits", f"has the pixels of {_place(original)}.")
         if neighbour is not row:
             yield row.finding("duplicate_in_split", f"has the pixels of {_place(neighbour)}.")
-        if original.label != row.label:
+        if original.label != row.label and None not in (original.label, row.label):
             message = f"has the pixels of {_place(original)} but the label {row.label}, not {original.label}."
             yield row.finding("duplicate_other_label", message)
 

@@ -16,7 +16,7 @@ from hf_contour.evaluation.summary import markdown_table
 from hf_contour.hub.across_tables import across_table
 from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words
 
-KINDS = "comparison|across|speed|training_speed|decoding_speed|prediction_speed|faults"
+KINDS = "comparison|across|speed|training_speed|decoding_speed|prediction_speed|kills|faults"
 MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 # The score that a comparison of extractors is ranked by, and those shown beside it.
 COMPARED_SCORES = ("ods", ("ois", "ap", "r50"))
@@ -180,11 +180,29 @@ def faults_table(results: Mapping[str, Any]) -> str:
     return markdown_table(header, [[line[0], *(f"{count:,}" for count in line[1:])] for line in lines])
 
 
+def kills_table(results: Mapping[str, Any]) -> str:
+    """A row for the run that nothing disturbed, and one for each way in which predictions were killed.
+
+    Args:
+        results: as `scripts/experiments/kill_predictions.py` writes them.
+    """
+    alone, num_files = results["undisturbed"], results["num_files"]
+    header = ["processes", "files", "kills", "rows lost", "rows doubled", "tables equal", "seconds", "peak MB"]
+    lines = [["one, left alone", f"{num_files:,}", 0, 0, 0, "", f"{alone['seconds']:.0f}"]]
+    lines[0].append(f"{alone['peak_megabytes']:.0f}")
+    for row in results["rows"]:
+        same = "to the bit" if row["tables_equal"] else "no"
+        figures = [row["processes"], f"{row['rows']:,}", row["kills"], row["lost"], row["doubled"], same]
+        lines.append([*figures, f"{row['seconds']:.0f}", ""])
+    return markdown_table(header, lines)
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "comparison": comparison_table,
     "across": across_table,
     **{kind: partial(rows_table, kind) for kind in COLUMNS},
     "faults": faults_table,
+    "kills": kills_table,
 }
 
 

@@ -19,6 +19,7 @@ class Preparation:
 
     def __init__(self, processor: ContourImageProcessor):
         self.processor = processor
+        self._to_size = processor.with_settings(do_rescale=False, do_normalize=False)
         self._floats = {
             name: getattr(processor, name)
             for name in ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
@@ -30,8 +31,7 @@ class Preparation:
         Raises:
             ImageReadError: If it cannot be read.
         """
-        prepared = self.processor(item.source(), do_rescale=False, do_normalize=False)
-        return prepared["pixel_values"][0]
+        return self._to_size(item.source())
 
     def batch(self, images: Sequence[Tensor]) -> Tensor:
         """`pixel_values` of `(B, 3, H, W)`, for images of one size."""

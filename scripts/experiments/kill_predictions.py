@@ -1,12 +1,12 @@
-r"""Predict many small files while processes are killed at random moments, and see that nothing is lost or doubled.
+r"""Kill predictions at random moments, and see that nothing is lost or doubled.
 
-    python scripts/experiments/kill_predictions.py --model model_cards/contour-gender-fast --images FOLDER \
-        --num_files 100000 --num_kills 20 --output model_cards/results/prediction_kills.json
+    python scripts/experiments/kill_predictions.py --model exported --images FOLDER --num_files 100000 --num_kills 20 \
+        --ray --output model_cards/results/prediction_kills.json
 
-The files are hard links to the images of FOLDER, over and over. For one process, for two, and with --ray for Ray, the
-command is started again and again, killed with SIGKILL after a random time, and let run to its end at last; ids are
-then compared with the files, and the tables with those of a run that nothing disturbed. Memory is the peak of the
-resident set, rate that of the run without kills. Hours for 100,000 files on two cores; minutes for 5,000.
+The files are hard links to the images of FOLDER, over and over. One run is left alone: its rate, and its memory along
+the way. Then, for one process, for two, and with --ray for Ray, the command is started again and again, killed with
+SIGKILL after a random time, and let run to its end at last; ids are compared with the files, and the tables with those
+of the run that nothing disturbed. Hours for 100,000 files and a large model on two cores; minutes for 5,000.
 """
 
 import argparse
@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 
 from hf_contour.io import library_versions, source_commit, write_json
 
-SAMPLING = 0.2  # seconds between looks at memory
+SAMPLING = 0.5  # seconds between looks at memory
+MAX_SAMPLES = 60
 
 
 def main() -> int:
@@ -47,13 +48,11 @@ def main() -> int:
         command = [sys.executable, "-m", "hf_contour", "predict", "--model", arguments.model, "--cpu"]
         command += ["--inputs", str(work / "files"), "--rows_per_part", str(arguments.rows_per_part)]
         undisturbed = undisturbed_run(command, work / "undisturbed", arguments.num_files)
+        print(undisturbed, flush=True)
         expected = tables(work / "undisturbed")
-        rows = []
-        for kind in ("one", "two", *(["ray"] if arguments.ray else [])):
-            trial = killed_runs(command, work / kind, kind, arguments.num_kills, undisturbed["seconds"])
-            rows.append({"processes": kind, **trial, **compare(work / kind, files, expected)})
-            print(rows[-1], flush=True)
+        rows: list[dict[str, Any]] = []
         content = {
+            "model": Path(arguments.model).resolve().name,
             "num_files": arguments.num_files,
             "rows_per_part": arguments.rows_per_part,
             "undisturbed": undisturbed,
@@ -62,6 +61,11 @@ def main() -> int:
             "commit": source_commit(),
         }
         write_json(arguments.output, content)
+        for kind in ("one", "two", *(["ray"] if arguments.ray else [])) if arguments.num_kills else ():
+            trial = killed_runs(command, work / kind, kind, arguments.num_kills, undisturbed)
+            rows.append({"processes": kind, **trial, **compare(work / kind, files, expected)})
+            print(rows[-1], flush=True)
+            write_json(arguments.output, content)
     return 0 if all(row["lost"] == row["doubled"] == 0 and row["tables_equal"] for row in rows) else 1
 
 
@@ -79,19 +83,29 @@ def undisturbed_run(command: list[str], output: Path, num_files: int) -> dict[st
     """One process, to its end: seconds, images per second, and megabytes along the way."""
     started = time.perf_counter()
     process = start(command, output)
-    memory = []
+    curve: list[tuple[float, float]] = []
+    first_part = None
     while process.poll() is None:
-        memory.append(resident_megabytes(process.pid))
+        passed = time.perf_counter() - started
+        if first_part is None and count_tables(output):
+            first_part = passed
+        curve.append((round(passed, 1), round(resident_megabytes(process.pid), 1)))
         time.sleep(SAMPLING)
     seconds = time.perf_counter() - started
-    curve = memory[:: max(len(memory) // 50, 1)]
+    step = -(-len(curve) // MAX_SAMPLES)
     return {
         "seconds": seconds,
+        "first_part_seconds": first_part or seconds,
         "images_per_second": num_files / seconds,
-        "peak_megabytes": max(memory),
-        "megabytes": curve,
+        "peak_megabytes": max(megabytes for _, megabytes in curve),
+        "seconds_and_megabytes": curve[::step],
         "exit_code": process.returncode,
     }
+
+
+def count_tables(output: Path) -> int:
+    """How many tables are there."""
+    return len(list(output.glob("part-*")))
 
 
 def start(command: list[str], output: Path, **environment: str) -> subprocess.Popen[bytes]:
@@ -114,24 +128,32 @@ def resident_megabytes(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def killed_runs(command: list[str], output: Path, kind: str, num_kills: int, seconds: float) -> dict[str, Any]:
-    """Starts and kills until there were so many kills or nothing is left, then lets the command end."""
+def killed_runs(
+    command: list[str], output: Path, kind: str, num_kills: int, undisturbed: dict[str, Any]
+) -> dict[str, Any]:
+    """Starts and kills until there were so many kills or nothing is left, then lets the command end.
+
+    Times to live are uniform from 0 to the time of the first table and a tenth of the rest.
+    """
     rng = random.Random(0)
-    kills, started = 0, time.perf_counter()
+    longest = undisturbed["first_part_seconds"] + 2 * undisturbed["seconds"] / num_kills
+    tables_at_kills: list[int] = []
+    started = time.perf_counter()
     flags = ["--engine", "ray"] if kind == "ray" else ["--num_workers", "1"]
     world = 2 if kind == "two" else 1
     while True:
         processes = [start([*command, *flags], output, RANK=str(rank), WORLD_SIZE=str(world)) for rank in range(world)]
         rng.shuffle(processes)
-        for victim in processes if kills < num_kills else ():
+        for victim in processes if len(tables_at_kills) < num_kills else ():
             try:
-                victim.wait(rng.uniform(0, 3 * seconds / num_kills))
+                victim.wait(rng.uniform(0, longest))
             except subprocess.TimeoutExpired:
                 os.killpg(victim.pid, signal.SIGKILL)
-                kills += 1
+                tables_at_kills.append(count_tables(output))
         codes = [process.wait() for process in processes]
         if all(code == 0 for code in codes):
-            return {"kills": kills, "seconds": time.perf_counter() - started}
+            kills = {"kills": len(tables_at_kills), "tables_at_kills": tables_at_kills}
+            return {**kills, "seconds": time.perf_counter() - started}
 
 
 def compare(output: Path, files: list[str], expected: dict[str, str]) -> dict[str, Any]:

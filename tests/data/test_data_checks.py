@@ -159,6 +159,8 @@ def test_a_duplicate_within_a_split_alone_is_a_warning():
     assert report.counts == {"class_absent": 1, "duplicate_in_split": 1}
     report = check(train=split_of([content(plain(1)), content(plain(1))]))
     assert report.exit_code == 0
+    report = check(train=split_of([content(plain(1)), content(plain(1))], [0, None]))
+    assert "duplicate_other_label" not in report.counts  # no label is no other label
 
 
 def test_contour_maps():

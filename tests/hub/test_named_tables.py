@@ -11,6 +11,7 @@ from hf_contour.hub.named_tables import (
     comparison_table,
     faults_table,
     fill_named_tables,
+    kills_table,
     rows_table,
 )
 
@@ -111,6 +112,14 @@ def test_prediction_has_a_row_for_each_way():
     table = read_table(rows_table("prediction_speed", {"rows": rows}))
     assert list(table[0].values()) == ["96x64", "timm loop", "74", "1.00", ""]
     assert list(table[1].values()) == ["96x64", "ours, onnx", "144", "1.87", "100%"]
+
+
+def test_killed_predictions_have_a_row_for_each_way():
+    row = {"processes": "two", "rows": 5000, "kills": 20, "lost": 0, "doubled": 1, "tables_equal": True, "seconds": 61}
+    alone = {"seconds": 12.3, "peak_megabytes": 512.4}
+    table = read_table(kills_table({"num_files": 5000, "undisturbed": alone, "rows": [row]}))
+    assert list(table[0].values()) == ["one, left alone", "5,000", "0", "0", "0", "", "12", "512"]
+    assert list(table[1].values()) == ["two", "5,000", "20", "0", "1", "to the bit", "61", ""]
 
 
 def test_tables_are_put_between_their_markers(tmp_path):

@@ -238,8 +238,9 @@ def test_the_script_draws_results_of_one_protocol(evaluated: tuple[Path, Path], 
         script.main(script.CurveArguments(results=both, output=str(output)))
 
 
-def test_maps_with_ink_and_ground_exchanged_give_a_hint(caplog: pytest.LogCaptureFixture) -> None:
-    found = [(np.zeros_like(probs), drawn) for probs, drawn in images(3)]
+@pytest.mark.parametrize("number", [1, 3])
+def test_maps_with_ink_and_ground_exchanged_give_a_hint(number: int, caplog: pytest.LogCaptureFixture) -> None:
+    found = [(np.zeros_like(probs), drawn) for probs, drawn in images(number)]
     for probs, drawn in found:
         probs[drawn[0]] = 1
     for exchanged in (False, True):

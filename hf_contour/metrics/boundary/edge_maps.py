@@ -68,7 +68,7 @@ def count_edge_maps(
 def _pairs(
     names: list[str], maps: Mapping[str, Path | bytes | np.ndarray], source: datasets.Dataset
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    bright = 0
+    bright, few = 0, min(FEW_MAPS, len(names))
     for number, (name, row) in enumerate(zip(names, source, strict=True), start=1):
         edge_map = read_edge_map(maps[name], name=name)
         annotations = read_annotations(row["contours"], name=name)
@@ -79,7 +79,7 @@ def _pairs(
                 "size of the image."
             )
         bright += edge_map.mean() > MAX_EDGE_SHARE
-        if bright == number == FEW_MAPS:
+        if bright == number == few:
             logger.warning(
                 "the first %d edge maps are bright in most places (%s); edges are expected bright on a dark ground. "
                 "If ink and ground are exchanged, invert them.",
