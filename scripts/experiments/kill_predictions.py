@@ -1,11 +1,11 @@
 r"""Kill predictions at random moments, and see that nothing is lost or doubled.
 
     python scripts/experiments/kill_predictions.py --model exported --images FOLDER --num_files 100000 --num_kills 20 \
-        --ray --output model_cards/results/prediction_kills.json
+        --output model_cards/results/prediction_kills.json
 
 The files are hard links to the images of FOLDER, over and over. One run is left alone: its rate, and its memory along
-the way. Then, for one process, for two, and with --ray for Ray, the command is started again and again, killed with
-SIGKILL after a random time, and let run to its end at last; ids are compared with the files, and the tables with those
+the way. Then, for one process, for two and for Ray (`--ways`), the command is started again and again, killed with SIGKILL
+after a random time, and let run to its end at last; ids are compared with the files, and the tables with those
 of the run that nothing disturbed. Hours for 100,000 files and a large model on two cores; minutes for 5,000.
 """
 
@@ -29,6 +29,7 @@ from hf_contour.io import library_versions, source_commit, write_json
 
 SAMPLING = 0.5  # seconds between looks at memory
 MAX_SAMPLES = 60
+WAYS = ["one", "two", "ray"]
 
 
 def main() -> int:
@@ -39,7 +40,7 @@ def main() -> int:
     parser.add_argument("--num_files", type=int, default=100_000)
     parser.add_argument("--num_kills", type=int, default=20)
     parser.add_argument("--rows_per_part", type=int, default=1024)
-    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.images.parent) as name:
@@ -61,7 +62,7 @@ def main() -> int:
             "commit": source_commit(),
         }
         write_json(arguments.output, content)
-        for kind in ("one", "two", *(["ray"] if arguments.ray else [])) if arguments.num_kills else ():
+        for kind in arguments.ways:
             trial = killed_runs(command, work / kind, kind, arguments.num_kills, undisturbed)
             rows.append({"processes": kind, **trial, **compare(work / kind, files, expected)})
             print(rows[-1], flush=True)
