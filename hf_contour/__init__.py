@@ -9,8 +9,10 @@ from pathlib import PurePath
 from hf_contour.version import __version__
 
 # `hf-contour --help` and its refusals answer before torch is loaded, which takes seconds; its commands load what they
-# need.
-if PurePath(getattr(sys, "argv", [""])[0]).stem != "hf-contour":
+# need. So does `python -m hf_contour`, which is still called `-m` while it is looked for.
+_arguments = getattr(sys, "argv", [""])
+_as_module = _arguments[0] == "-m" and sys.orig_argv[-len(_arguments)] == "hf_contour"
+if PurePath(_arguments[0]).stem != "hf-contour" and not _as_module:
     import hf_contour.hub.registration  # noqa: F401
     from hf_contour.batch_norm_folding_contour import fold_batch_norms
     from hf_contour.configuration_contour_extractor import ContourExtractorConfig

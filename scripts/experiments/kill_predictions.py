@@ -15,16 +15,18 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from hf_contour.inference.arguments import PredictionArguments
+from hf_contour.inference.predict import predict
 from hf_contour.io import library_versions, source_commit, write_json
 
 SAMPLING = 0.5  # seconds between looks at memory
@@ -46,9 +48,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=arguments.images.parent) as name:
         work = Path(name)
         files = link_files(arguments.images, work / "files", arguments.num_files)
-        command = [sys.executable, "-m", "hf_contour", "predict", "--model", arguments.model, "--cpu"]
-        command += ["--inputs", str(work / "files"), "--rows_per_part", str(arguments.rows_per_part)]
-        undisturbed = undisturbed_run(command, work / "undisturbed", arguments.num_files)
+        settings = PredictionArguments(
+            arguments.model,
+            str(work / "undisturbed"),
+            [str(work / "files")],
+            rows_per_part=arguments.rows_per_part,
+            cpu=True,
+        )
+        undisturbed = undisturbed_run(settings)
         print(undisturbed, flush=True)
         expected = tables(work / "undisturbed")
         rows: list[dict[str, Any]] = []
@@ -63,7 +70,7 @@ def main() -> int:
         }
         write_json(arguments.output, content)
         for kind in arguments.ways:
-            trial = killed_runs(command, work / kind, kind, arguments.num_kills, undisturbed)
+            trial = killed_runs(replace(settings, output=str(work / kind)), kind, arguments.num_kills, undisturbed)
             rows.append({"processes": kind, **trial, **compare(work / kind, files, expected)})
             print(rows[-1], flush=True)
             write_json(arguments.output, content)
@@ -80,27 +87,26 @@ def link_files(images: Path, folder: Path, num_files: int) -> list[str]:
     return [str(path) for path in paths]
 
 
-def undisturbed_run(command: list[str], output: Path, num_files: int) -> dict[str, Any]:
+def undisturbed_run(arguments: PredictionArguments) -> dict[str, Any]:
     """One process, to its end: seconds, images per second, and megabytes along the way."""
-    started = time.perf_counter()
-    process = start(command, output)
+    output, started = Path(arguments.output), time.perf_counter()
+    pid, first_part = start(arguments), None
     curve: list[tuple[float, float]] = []
-    first_part = None
-    while process.poll() is None:
+    while lives(pid, SAMPLING):
         passed = time.perf_counter() - started
         if first_part is None and count_tables(output):
             first_part = passed
-        curve.append((round(passed, 1), round(resident_megabytes(process.pid), 1)))
-        time.sleep(SAMPLING)
+        curve.append((round(passed, 1), round(resident_megabytes(pid), 1)))
     seconds = time.perf_counter() - started
+    _, status, used = os.wait4(pid, 0)
     step = -(-len(curve) // MAX_SAMPLES)
     return {
         "seconds": seconds,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
         "first_part_seconds": first_part or seconds,
-        "images_per_second": num_files / seconds,
         "peak_megabytes": max(megabytes for _, megabytes in curve),
         "seconds_and_megabytes": curve[::step],
-        "exit_code": process.returncode,
+        "exit_code": os.waitstatus_to_exitcode(status),
     }
 
 
@@ -109,15 +115,34 @@ def count_tables(output: Path) -> int:
     return len(list(output.glob("part-*")))
 
 
-def start(command: list[str], output: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """The command in a process group of its own, so that a kill takes its children too."""
-    return subprocess.Popen(
-        [*command, "--output", str(output)],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,
-    )
+def start(arguments: PredictionArguments, rank: int = 0, world_size: int = 1) -> int:
+    """Runs a prediction in a process group of its own, so that a kill takes its children too; gives its number.
+
+    A fork, which has the libraries loaded already: that takes longer than all the rest.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setpgid(0, 0)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    code = 1
+    try:
+        code = predict(arguments).exit_code
+    finally:
+        os._exit(code)
+
+
+def lives(pid: int, seconds: float) -> bool:
+    """Whether a child still runs after a while; it is not waited for to its end."""
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def resident_megabytes(pid: int) -> float:
@@ -130,28 +155,25 @@ def resident_megabytes(pid: int) -> float:
 
 
 def killed_runs(
-    command: list[str], output: Path, kind: str, num_kills: int, undisturbed: dict[str, Any]
+    arguments: PredictionArguments, kind: str, num_kills: int, undisturbed: dict[str, Any]
 ) -> dict[str, Any]:
-    """Starts and kills until there were so many kills or nothing is left, then lets the command end.
+    """Starts and kills until there were so many kills, then lets the command end.
 
     Times to live are uniform from 0 to the time of the first table and a tenth of the rest.
     """
-    rng = random.Random(0)
+    rng, started = random.Random(0), time.perf_counter()
     longest = undisturbed["first_part_seconds"] + 2 * undisturbed["seconds"] / num_kills
     tables_at_kills: list[int] = []
-    started = time.perf_counter()
-    flags = ["--engine", "ray"] if kind == "ray" else ["--num_workers", "1"]
-    world = 2 if kind == "two" else 1
+    arguments = replace(arguments, engine="ray" if kind == "ray" else "local", num_workers=0 if kind == "ray" else 1)
+    world_size = 2 if kind == "two" else 1
     while True:
-        processes = [start([*command, *flags], output, RANK=str(rank), WORLD_SIZE=str(world)) for rank in range(world)]
-        rng.shuffle(processes)
-        for victim in processes if len(tables_at_kills) < num_kills else ():
-            try:
-                victim.wait(rng.uniform(0, longest))
-            except subprocess.TimeoutExpired:
-                os.killpg(victim.pid, signal.SIGKILL)
-                tables_at_kills.append(count_tables(output))
-        codes = [process.wait() for process in processes]
+        pids = [start(arguments, rank, world_size) for rank in range(world_size)]
+        rng.shuffle(pids)
+        for victim in pids if len(tables_at_kills) < num_kills else ():
+            if lives(victim, rng.uniform(0, longest)):
+                os.killpg(victim, signal.SIGKILL)
+                tables_at_kills.append(count_tables(Path(arguments.output)))
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         if all(code == 0 for code in codes):
             kills = {"kills": len(tables_at_kills), "tables_at_kills": tables_at_kills}
             return {**kills, "seconds": time.perf_counter() - started}

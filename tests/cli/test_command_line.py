@@ -39,6 +39,19 @@ def test_help_and_refusals_load_no_large_library(entry_point: Path, words: list[
         assert done.stdout.startswith("usage: hf-contour")
 
 
+def test_the_module_loads_no_large_library_either() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "hf_contour", "nonsense"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hf_contour.cli.main" in loaded
+    assert not {"torch", "transformers", "datasets", "timm"} & loaded
+    assert done.returncode == 2
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_shows_an_example_and_its_exit_codes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

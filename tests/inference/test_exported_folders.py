@@ -84,7 +84,7 @@ def test_familiarity_is_told_by_the_model_and_by_its_export(model_folder: Path, 
         model.fit_familiarity(features[:6], features[3:9], num_prototypes=6)
         expected = model.eval()(pixels, output_familiarity=True).familiarity.tolist()
     model.config.abstain_threshold = 0.0
-    model.config.familiarity_threshold = sorted(expected)[4] + 1e-6
+    threshold = model.config.familiarity_threshold = sum(sorted(expected)[4:6]) / 2
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     described = export(ExportArguments(model=str(tmp_path / "model"), output=str(tmp_path / form), format=form))
@@ -94,7 +94,8 @@ def test_familiarity_is_told_by_the_model_and_by_its_export(model_folder: Path, 
         assert list(classify.columns) == ["id", "label", "score", "familiarity", "abstained", "error"]
         rows = classify([*items, Item("damaged", b"<html></html>")])
         assert [row["familiarity"] for row in rows[:-1]] == pytest.approx(expected, abs=1e-3)
-        assert sum(row["abstained"] for row in rows[:-1]) == 5
+        assert [row["abstained"] for row in rows[:-1]] == [row["familiarity"] < threshold for row in rows[:-1]]
+        assert {row["abstained"] for row in rows[:-1]} == {True, False}
         assert (rows[-1]["familiarity"], rows[-1]["abstained"]) == (None, None)
 
 
