@@ -188,12 +188,12 @@ def kills_table(results: Mapping[str, Any]) -> str:
     """
     alone, num_files = results["undisturbed"], results["num_files"]
     header = ["processes", "files", "kills", "rows lost", "rows doubled", "tables equal", "seconds", "peak MB"]
-    lines = [["one, left alone", f"{num_files:,}", 0, 0, 0, "", f"{alone['seconds']:.0f}"]]
-    lines[0].append(f"{alone['peak_megabytes']:.0f}")
+    seconds, megabytes = f"{alone['seconds']:.0f}", f"{alone['peak_megabytes']:.0f}"
+    lines = [["one, left alone", f"{num_files:,}", "0", "0", "0", "", seconds, megabytes]]
     for row in results["rows"]:
         same = "to the bit" if row["tables_equal"] else "no"
-        figures = [row["processes"], f"{row['rows']:,}", row["kills"], row["lost"], row["doubled"], same]
-        lines.append([*figures, f"{row['seconds']:.0f}", ""])
+        counts = [str(row[name]) for name in ("kills", "lost", "doubled")]
+        lines.append([row["processes"], f"{row['rows']:,}", *counts, same, f"{row['seconds']:.0f}", ""])
     return markdown_table(header, lines)
 
 

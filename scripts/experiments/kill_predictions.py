@@ -159,10 +159,10 @@ def killed_runs(
 ) -> dict[str, Any]:
     """Starts and kills until there were so many kills, then lets the command end.
 
-    Times to live are uniform from 0 to the time of the first table and a tenth of the rest.
+    Times to live are uniform from 0 to the time of the first table and a share of the whole for each kill.
     """
     rng, started = random.Random(0), time.perf_counter()
-    longest = undisturbed["first_part_seconds"] + 2 * undisturbed["seconds"] / num_kills
+    longest = undisturbed["first_part_seconds"] + undisturbed["seconds"] / num_kills
     tables_at_kills: list[int] = []
     arguments = replace(arguments, engine="ray" if kind == "ray" else "local", num_workers=0 if kind == "ray" else 1)
     world_size = 2 if kind == "two" else 1
