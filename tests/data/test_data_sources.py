@@ -255,7 +255,10 @@ def test_class_folders_without_splits_are_train_even_with_one_class(tmp_path):
 
 def test_a_flat_folder_has_no_labels(tmp_path):
     save(tmp_path / "1.png", (1, 0, 0))
-    assert load_both_ways(tmp_path).column_names == ["image"]
+    dataset = load_both_ways(tmp_path)
+    assert dataset.column_names == ["image"]
+    with pytest.raises(ValueError, match=r"the data has no labels \(no column 'label'\)\. Put the images"):
+        label_names(dataset)
 
 
 def test_metadata_with_one_contour_file(tmp_path):
