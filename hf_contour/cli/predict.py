@@ -8,7 +8,8 @@
 
 Every input has a row with id, label, score, abstained and error, in tables of 4,096 rows that are whole or absent.
 The same command goes on with what is missing, after a kill too, and may run in any number of processes at once.
-Exit codes: 0 all done, 1 no image could be read, 2 refused, 3 some images could not be read.
+Exit codes: 0 all done, 1 no image could be read, 2 refused, 3 some images could not be read; one of several processes
+gives 0 for 1 and 3, since a launcher stops them all when one ends otherwise.
 """
 
 import sys
@@ -22,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     """Predicts, and says what was done."""
     arguments = read_settings(PredictionArguments, argv, command="predict", description=__doc__)
     from hf_contour.inference.predict import predict
+    from hf_contour.inference.processes import Place
 
     report = predict(arguments)
     if not report.num_rows and report.num_finished == report.num_parts:
@@ -33,4 +35,4 @@ def main(argv: Sequence[str]) -> int:
     if report.num_finished < report.num_parts:
         left = report.num_parts - report.num_finished
         print(f"{left} parts are left to other processes; the same command does what they leave", file=sys.stderr)
-    return report.exit_code
+    return 0 if Place.here().world_size > 1 else report.exit_code
