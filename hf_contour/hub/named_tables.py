@@ -189,7 +189,7 @@ def kills_table(results: Mapping[str, Any]) -> str:
     alone, num_files = results["undisturbed"], results["num_files"]
     header = ["processes", "files", "kills", "rows lost", "rows doubled", "tables equal", "seconds", "peak MB"]
     seconds, megabytes = f"{alone['seconds']:.0f}", f"{alone['peak_megabytes']:.0f}"
-    lines = [["one, left alone", f"{num_files:,}", "0", "0", "0", "", seconds, megabytes]]
+    lines = [["one, left alone", f"{num_files:,}", "0", "", "", "", seconds, megabytes]]
     for row in results["rows"]:
         same = "to the bit" if row["tables_equal"] else "no"
         counts = [str(row[name]) for name in ("kills", "lost", "doubled")]
