@@ -165,7 +165,7 @@ def faults_table(results: Mapping[str, Any]) -> str:
     """A row for each module of fault tests, and one for all.
 
     Args:
-        results: as `pytest -m faults --fault_report FILE` writes them.
+        results: as `pytest -m faults --fault_report=FILE` writes them.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for name, row in results["rows"].items():
