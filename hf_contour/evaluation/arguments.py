@@ -71,6 +71,7 @@ class EvaluationArguments:
     )
     predictions: str | None = _setting(None, "file (.npz) for what was predicted on each image")
     id_column: str | None = _setting(None, "column that names the rows in that file; default: their positions")
+    mistakes: str | None = _setting(None, "file (.png) for a picture of the surest mistakes")
     boundary_benchmark: bool = _setting(True, "score contours by the boundary benchmark too (ODS, OIS, AP, R50)")
     benchmark_processes: int = _setting(1, "processes of the benchmark beside each process that runs the model")
     max_dist: float = _setting(MAX_DIST, "largest distance of a match in the benchmark, as a share of the diagonal")
@@ -91,6 +92,8 @@ class EvaluationArguments:
             raise ValueError(f"embedded_size is {self.embedded_size}; expected a height and a width.")
         if not 0 <= self.max_dist <= 1:
             raise ValueError(f"max_dist is {self.max_dist}; expected a share of the diagonal, such as {MAX_DIST}.")
+        if self.mistakes and Path(self.mistakes).suffix.lower() != ".png":
+            raise ValueError(f"mistakes is {self.mistakes!r}; expected a file whose name ends in .png.")
         if self.predictions and Path(self.predictions).suffix != ".npz":
             raise ValueError(f"predictions is {self.predictions!r}; expected a file whose name ends in .npz.")
 

@@ -9,6 +9,7 @@ Shapes: N rows, K classes, C channels.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,9 @@ def label_doubts(
         judged = dataset.select(rows).select_columns(["image", "label"])
         judge = _Judge(model_folder, judged, batch_size)
         probabilities = judge.out_of_fold(seed) if split == "train" else judge.by_model_or_out_of_fold(seed)
-        found += [_finding(split, rows, judged, probabilities, place) for place in judge.doubtful(probabilities)]
+        found += [
+            _finding(split, rows, judged, probabilities, place) for place in doubtful_rows(judge.labels, probabilities)
+        ]
     return found
 
 
@@ -108,25 +111,36 @@ class _Judge:
         probabilities[:, np.unique(self.labels)] = found
         return probabilities
 
-    def doubtful(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Numbers of the doubtful rows, the least probable label first."""
-        try:
-            from cleanlab.filter import find_label_issues
-        except ImportError as error:
-            raise ImportError(
-                "doubtful labels are found by cleanlab. Install it with: pip install 'hf_contour[labels]'"
-            ) from error
-        present = np.unique(self.labels)  # cleanlab expects every class to have rows
-        labels = np.searchsorted(present, self.labels)
-        shares = probabilities[:, present]
-        return find_label_issues(
-            labels, shares / shares.sum(axis=1, keepdims=True), return_indices_ranked_by="self_confidence", n_jobs=1
-        )
-
     @torch.inference_mode()
     def _outputs(self, model: torch.nn.Module, name: str) -> Iterator[torch.Tensor]:
         for batch in self.loader:
             yield getattr(model(batch["pixel_values"]), name)
+
+
+def doubtful_rows(labels: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Numbers of the rows whose label is contradicted with confidence, the least probable label first.
+
+    Args:
+        labels: `(N,)`.
+        probabilities: `(N, K)`, of a model that has not learnt these rows.
+
+    Raises:
+        ImportError: If cleanlab is not installed.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError as error:
+        raise ImportError(
+            "doubtful labels are found by cleanlab. Install it with: pip install 'hf_contour[labels]'"
+        ) from error
+    present = np.unique(labels)  # cleanlab expects every class to have rows
+    shares = probabilities[:, present]
+    return find_label_issues(
+        np.searchsorted(present, labels),
+        shares / shares.sum(axis=1, keepdims=True),
+        return_indices_ranked_by="self_confidence",
+        n_jobs=1,
+    )
 
 
 def _finding(split: str, rows: list[int], judged: Dataset, probabilities: NDArray[np.float64], place: int) -> Finding:

@@ -1,24 +1,20 @@
 """An evaluation as one HTML file that needs nothing beside it: no network, no other file."""
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-from PIL import Image
 
 from hf_contour.data.samples import ContourSamples
+from hf_contour.evaluation.mistakes import doubtful_labels, surest_mistakes
 from hf_contour.evaluation.predictions import ClassPredictions
 from hf_contour.evaluation.results import Results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-MAX_MISTAKES = 24
-THUMBNAIL = 150  # pixels of the longer side
 COVERAGE_THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
+TRAINED_ON = "train"  # the split whose labels a model has learnt, so that its answers say nothing of them
 # Figures of classifiers and extractors, with what they mean.
 FIGURES = {
     "accuracy": "share of right answers",
@@ -52,6 +48,7 @@ def write_report(
     """
     scores = results.scores
     shows_mistakes = predictions is not None and samples is not None and not predictions.is_multi_label
+    shows_doubts = shows_mistakes and results.data["split"] != TRAINED_ON
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -71,36 +68,11 @@ def write_report(
             for figures in scores.get(kind, {}).values()
         ],
         mistakes=surest_mistakes(predictions, samples) if shows_mistakes else None,  # type: ignore[arg-type]
+        doubts=doubtful_labels(predictions, samples) if shows_doubts else None,  # type: ignore[arg-type]
         num_mistakes=int((~predictions.correct).sum()) if predictions is not None else 0,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
-
-
-def surest_mistakes(predictions: ClassPredictions, samples: ContourSamples) -> list[dict[str, Any]]:
-    """The wrong answers with the highest confidence, at most `MAX_MISTAKES`, each with a thumbnail as JPEG."""
-    confidence = predictions.probabilities.max(axis=1)
-    wrong = np.flatnonzero(~predictions.correct)
-    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES]
-    names = predictions.class_names
-    return [
-        {
-            "name": str(predictions.row_ids[row]),
-            "label": names[predictions.labels[row]],
-            "predicted": names[predictions.predicted[row]],
-            "confidence": float(confidence[row]),
-            "jpeg": _thumbnail(samples.decoded(int(row)).pixels),
-        }
-        for row in chosen
-    ]
-
-
-def _thumbnail(pixels: np.ndarray) -> str:
-    image = Image.fromarray(pixels)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    content = io.BytesIO()
-    image.save(content, format="JPEG", quality=85)
-    return base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def _figures(scores: Mapping[str, Any]) -> list[dict[str, str]]:

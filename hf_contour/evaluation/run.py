@@ -24,6 +24,7 @@ from hf_contour.evaluation.arguments import (
 )
 from hf_contour.evaluation.classes import ClassEvaluationSettings, class_scores
 from hf_contour.evaluation.contours import contour_scores
+from hf_contour.evaluation.mistakes import draw_mistakes, surest_mistakes
 from hf_contour.evaluation.predictions import ClassPredictions, write_predictions
 from hf_contour.evaluation.report import write_report
 from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, Results, is_of_another_model, write_results
@@ -93,19 +94,28 @@ def evaluate(
         path = path.with_stem(f"{path.stem}-{weights_sha256[:8]}")
     accelerator.wait_for_everyone()  # until all have looked
     if accelerator.is_main_process:
-        _write(results, path, predictions, samples, to=arguments.predictions)
+        _write(results, path, predictions, samples, arguments)
     accelerator.wait_for_everyone()
     return results, path
 
 
 def _write(
-    results: Results, path: Path, predictions: ClassPredictions | None, samples: ContourSamples, *, to: str | None
+    results: Results,
+    path: Path,
+    predictions: ClassPredictions | None,
+    samples: ContourSamples,
+    arguments: EvaluationArguments,
 ) -> None:
-    """Writes the results file, a report beside it and, to the file `to`, the predictions where they are wanted."""
+    """Writes the results file and a report beside it; predictions and a picture of mistakes where they are wanted."""
     write_results(results, path)
     write_report(results, path.with_suffix(".html"), predictions=predictions, samples=samples)
-    if to and predictions is not None:
-        write_predictions(replace(predictions, model=results.model, data=results.data), Path(to))
+    if predictions is None:
+        return
+    if arguments.predictions:
+        described = replace(predictions, model=results.model, data=results.data)
+        write_predictions(described, Path(arguments.predictions))
+    if arguments.mistakes and not predictions.is_multi_label:
+        draw_mistakes(surest_mistakes(predictions, samples), Path(arguments.mistakes))
 
 
 def load_model(folder: str) -> nn.Module:

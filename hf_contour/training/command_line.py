@@ -31,6 +31,7 @@ class _AllArguments(ContourArguments, GenderArguments):
     """The settings of both stages, for flags and `--help` alone."""
 
 
+RECIPES = Path(__file__).parent / "recipes"
 SETTINGS = {item.name for item in dataclasses.fields(_AllArguments) if item.init}
 
 
@@ -56,10 +57,7 @@ def parse_arguments(
         ValueError: For an unknown setting (the nearest names are given), an impossible value, or flags that
             contradict each other.
     """
-    parser = FlagParser(_AllArguments, prog="hf-contour train", description=description)
-    parser.add_argument(
-        "--recipe", help="YAML file of settings, which flags override, or the name of one of the package"
-    )
+    parser = _flag_parser(description)
     chosen = parser.parse_given(_flags_of_stage("", argv))
     path = default_recipe if chosen.get("data", EMBEDDED) == EMBEDDED else None
     recipe_file = recipe_path(chosen["recipe"]) if chosen.get("recipe") else path
@@ -71,13 +69,27 @@ def parse_arguments(
     return [_settings_of(name, argv, recipe, parser, is_alone=stage != "both") for name in names]
 
 
+def given_settings(argv: Sequence[str], stage: str = "gender") -> dict[str, Any]:
+    """What a command line itself says of a stage: settings by their names, and `recipe`.
+
+    Raises:
+        ValueError: For a flag that is no setting, or a value of another type.
+    """
+    return _flag_parser("").parse_given(_flags_of_stage(stage, argv))
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
 def recipe_path(name: str) -> Path:
     """The file of a recipe: of that path, or the one of that name that comes with the package.
 
     Raises:
         ValueError: If there is neither; names the recipes of the package.
     """
-    return named_file(name, Path(__file__).parent / "recipes", kind="recipe")
+    return named_file(name, RECIPES, kind="recipe")
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -109,6 +121,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
                     f"The recipe {path} has {where!r}, which is no setting; {nearest(str(key), SETTINGS)}"
                 )
     return recipe
+
+
+def _flag_parser(description: str) -> FlagParser:
+    parser = FlagParser(_AllArguments, prog="hf-contour train", description=description)
+    parser.usage = "%(prog)s [PATH] [SETTINGS]"
+    parser.add_argument(
+        "--recipe", help="YAML file of settings, which flags override, or the name of one of the package"
+    )
+    return parser
 
 
 def _settings_of(

@@ -3,11 +3,11 @@
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 from accelerate import Accelerator, PartialState
@@ -40,6 +40,8 @@ from hf_contour.training.records import build_results, refuse_changed_extractor,
 from hf_contour.training.rows import load_rows
 from hf_contour.training.task import Task
 
+Finish: TypeAlias = Callable[[ContourArguments | GenderArguments, Sequence[dict[str, Any]]], None]
+
 # The first that fits; any other error is one of the program, and is shown with all that led to it.
 _EXIT_CODES: dict[type[BaseException], int] = {
     NonFiniteLossError: 3,
@@ -52,8 +54,13 @@ _EXIT_CODES: dict[type[BaseException], int] = {
 _LONGEST_SENTENCE = 600  # characters
 
 
-def train(stages: Sequence[ContourArguments | GenderArguments]) -> int:
+def train(stages: Sequence[ContourArguments | GenderArguments], *, finish: Finish | None = None) -> int:
     """Trains one stage after the other and prints a table of results.
+
+    Args:
+        stages: their settings, in order.
+        finish: called with the settings of the last stage and the results of all in the place of that table, on every
+            process.
 
     Returns:
         0; 128 + the signal after a signal (130 for Ctrl-C, 143 for SIGTERM); 2 for settings or data that are
@@ -63,7 +70,9 @@ def train(stages: Sequence[ContourArguments | GenderArguments]) -> int:
     """
     try:
         results = [run_stage(arguments) for arguments in stages]
-        if PartialState().is_main_process:
+        if finish is not None:
+            finish(stages[-1], results)
+        elif PartialState().is_main_process:
             print_results(stages[-1], results)
     except TrainingInterrupted as interruption:
         same = "the same command without --overwrite" if stages[0].overwrite else "the same command"

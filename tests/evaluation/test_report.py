@@ -6,13 +6,15 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.data.samples import ContourSamples
 from hf_contour.evaluation.classes import prediction_scores
+from hf_contour.evaluation.mistakes import surest_mistakes
 from hf_contour.evaluation.predictions import ClassPredictions
-from hf_contour.evaluation.report import surest_mistakes, write_report
+from hf_contour.evaluation.report import write_report
 from hf_contour.evaluation.results import Results
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.metrics.slices import Slice
@@ -38,13 +40,13 @@ def samples() -> ContourSamples:
     return ContourSamples(source, ContourImageProcessor(size={"height": 32, "width": 32}), stage="gender")
 
 
-def report(path: Path, class_names: list[str]) -> str:
+def report(path: Path, class_names: list[str], *, split: str = "test") -> str:
     found = predictions(class_names)
     results = Results(
         name="tiny",
         task="image-classification",
         model={"name": "tiny", "sha256": "0123456789abcdef"},
-        data={"source": "drawn", "config": None, "split": "test", "num_samples": 6},
+        data={"source": "drawn", "config": None, "split": split, "num_samples": 6},
         protocol={},
         scores=prediction_scores(found) | {"abstain_threshold": 0.0},
         command="hf-contour evaluate --model 'a & b'",
@@ -74,7 +76,8 @@ def test_a_report_has_the_figures_and_fetches_nothing(tmp_path):
     assert re.findall(r">(\d)<br>", page) == ["2", "1", "2", "1"]
     assert "shop = one" in page
     assert "0.667 (" in page  # 2 of 3 in that shop
-    assert page.count("data:image/jpeg;base64,") == 3
+    mistakes, _, _ = page.partition("Labels that may be wrong")
+    assert mistakes.count("data:image/jpeg;base64,") == 3
     assert not re.search(r"(?:src|href)=\"(?!data:)|url\(|@import|<script", page)
 
 
@@ -83,3 +86,17 @@ def test_names_from_the_data_cannot_become_markup(tmp_path):
     assert "<b>men" not in page
     assert "&lt;b&gt;men" in page
     assert "a &amp; b" in page
+
+
+def test_doubtful_labels_stand_below_the_mistakes_unless_they_were_learnt(tmp_path):
+    pytest.importorskip("cleanlab")
+    page = report(tmp_path / "report.html", ["men", "women"])
+    assert page.index("The surest mistakes") < page.index("Labels that may be wrong")
+    doubts = page.partition("Labels that may be wrong")[2]
+    assert re.findall(r"is (\w+), seems to be (\w+) \((0\.\d+)\); row (\w)", doubts)[0] == (
+        "women",
+        "men",
+        "0.998",
+        "f",
+    )
+    assert "Labels that may be wrong" not in report(tmp_path / "train.html", ["men", "women"], split="train")
