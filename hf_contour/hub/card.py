@@ -248,7 +248,7 @@ def _architecture(model: ModelFolder) -> str:
         cascade = model.config.get("backbone") or f"own cascade, {len(model.config['hidden_sizes'])} stages"
         return f"Cascade: {cascade}. {size}"
     backbone = model.config["backbone"]
-    names = backbone if isinstance(backbone, str) else ", ".join(backbone)
+    names = backbone if isinstance(backbone, str) else ", ".join(backbone or ["none, contours alone"])
     features = model.config["contour_features"]
     if features == "levels":
         features += f" ({', '.join(map(str, model.config['contour_levels'] or DEFAULT_LEVELS))})"
