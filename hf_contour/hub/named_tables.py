@@ -16,7 +16,7 @@ from hf_contour.evaluation.summary import markdown_table
 from hf_contour.hub.across_tables import across_table
 from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words
 
-KINDS = "comparison|across|speed|training_speed|decoding_speed|prediction_speed|kills|faults"
+KINDS = "comparison|across|speed|training_speed|decoding_speed|prediction_speed|kills|borders|faults"
 MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 # The score that a comparison of extractors is ranked by, and those shown beside it.
 COMPARED_SCORES = ("ods", ("ois", "ap", "r50"))
@@ -197,12 +197,25 @@ def kills_table(results: Mapping[str, Any]) -> str:
     return markdown_table(header, lines)
 
 
+def borders_table(results: Mapping[str, Any]) -> str:
+    """A row for each extractor: what it draws where an image ends, and on images without any contour.
+
+    Args:
+        results: as `scripts/experiments/border_lines.py` writes them.
+    """
+    header = ["model", "mean at the border", "mean inside", "highest on plain images"]
+    names = ("border_mean", "inside_mean", "plain_highest")
+    rows = results["models"].items()
+    return markdown_table(header, [[model, *(f"{row[name]:.3f}" for name in names)] for model, row in rows])
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "comparison": comparison_table,
     "across": across_table,
     **{kind: partial(rows_table, kind) for kind in COLUMNS},
     "faults": faults_table,
     "kills": kills_table,
+    "borders": borders_table,
 }
 
 

@@ -8,6 +8,7 @@ from markdown_tables import read_table, read_tables
 
 from hf_contour.hub.named_tables import (
     SHOWN,
+    borders_table,
     comparison_table,
     faults_table,
     fill_named_tables,
@@ -120,6 +121,12 @@ def test_killed_predictions_have_a_row_for_each_way():
     table = read_table(kills_table({"num_files": 5000, "undisturbed": alone, "rows": [row]}))
     assert list(table[0].values()) == ["one, left alone", "5,000", "0", "", "", "", "12", "512"]
     assert list(table[1].values()) == ["two", "5,000", "20", "0", "1", "to the bit", "61", ""]
+
+
+def test_border_lines_have_a_row_for_each_extractor():
+    figures = {"border_mean": 0.1584, "inside_mean": 0.0999, "plain_highest": 0.3233, "plain_colour": [0, 255, 0]}
+    (shown,) = read_table(borders_table({"models": {"tiny": figures}}))
+    assert list(shown.values()) == ["tiny", "0.158", "0.100", "0.323"]
 
 
 def test_tables_are_put_between_their_markers(tmp_path):
