@@ -38,7 +38,10 @@ class CompareArguments:
     data_root: str | None = field(
         default=None, metadata={"help": "with --plan: folder in which the sources of the plan are"}
     )
-    only: list[str] | None = field(default=None, metadata={"help": "with --plan: variants to train; default: all"})
+    only: list[str] | None = field(
+        default=None,
+        metadata={"help": "with --plan: variants to train, and with --output those in the results; default: all"},
+    )
     output_dir: str = field(default="runs", metadata={"help": "folder of the runs of a plan"})
     output: str | None = field(
         default=None, metadata={"help": "results file; default: OUTPUT_DIR/PLAN.json, of two files none"}
@@ -106,17 +109,21 @@ def carry_out(arguments: CompareArguments, command: str) -> int:
         settings["data_root"] = arguments.data_root
     runs = planned_runs(plan, output_dir=arguments.output_dir, settings=settings)
     chosen = [run for run in runs if arguments.only is None or run.variant in arguments.only]
+    unpaired = {run.paired_with for run in chosen if run.paired_with} - {run.variant for run in chosen}
+    if arguments.output and unpaired:
+        raise ValueError(f"--only leaves out {sorted(unpaired)}, with which variants are compared; name them too.")
     rows = []
     for row in run_comparison(plan, chosen, command=command):
         rows.append(row)
         figures = ", ".join(f"{name} {value:.4f}" for name, value in row["scores"].items())
         left_out = f" without {row['left_out']}" if "left_out" in row else ""
         print(f"{row['variant']}{left_out}, seed {row['seed']}: {figures}", flush=True)
-    if len(rows) < len(runs):
-        print(f"{len(rows)} of {len(runs)} runs are at hand; the results file is written when all are.")
+    wanted = chosen if arguments.output else runs  # the usual file is of the whole plan
+    if len(rows) < len(wanted):
+        print(f"{len(rows)} of {len(wanted)} runs are at hand; the results file is written when all are.")
         return 0
     output = Path(arguments.output or f"{arguments.output_dir}/{plan.name}.json")
-    write_json(output, comparison_results(plan, runs, rows, command=command))
+    write_json(output, comparison_results(plan, wanted, rows, command=command))
     if plan.leave_out:
         from hf_contour.hub.across_tables import across_table
 

@@ -94,6 +94,10 @@ def test_each_source_is_left_out_once_and_finished_runs_are_not_made_again(place
     assert figures["mean"]["balanced_accuracy"] == pytest.approx(np.mean(own))
     assert figures["worst"]["balanced_accuracy"] == min(own)
     assert figures["difference"]["with"] == "alone"
+    carried_out(place, "--only", "alone", "--output", place / "alone.json")
+    chosen = json.loads((place / "alone.json").read_text())
+    assert [(row["variant"], row["left_out"]) for row in chosen["rows"]] == told[:3]
+    assert chosen["across"] == {"alone": results["across"]["alone"]}
     alone, method = read_table(across_table(results))
     assert method["mean of the sources left out (95 % interval)"].startswith(f"{np.mean(own):.3f} (")
     assert (alone["compared with"], method["compared with"]) == ("", "alone")
