@@ -194,8 +194,8 @@ def run_comparison(plan: Plan, runs: Sequence[PlannedRun], *, command: str) -> I
         except FolderInUseError:
             continue
         path = run.arguments.folder / EVALUATION_FILE
-        if not path.exists():
-            arguments = evaluation_arguments(plan, run, output=path)
+        arguments = evaluation_arguments(plan, run, output=path)
+        if not all(Path(file).exists() for file in (path, arguments.predictions) if file):
             if run.left_out is None:
                 evaluate(arguments, command=command)
             else:
