@@ -87,6 +87,8 @@ def calibrate(arguments: CalibrationArguments, *, command: str) -> Adapted:
             if adapted.tensors:
                 replace_tensors(folder / "model.safetensors", adapted.tensors)
             write_calibration(folder, adapted.calibration, further_fields=adapted.fields)
+            if adapted.tensors:
+                described = describe(load_classifier(arguments.model), arguments.model)
         if arguments.output:
             _write_figures(arguments, adapted, model=described, command=command)
     accelerator.wait_for_everyone()

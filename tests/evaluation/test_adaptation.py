@@ -16,7 +16,7 @@ from tiny_training import LABEL_NAMES, as_png
 from hf_contour import ContourGenderForImageClassification, ContourImageProcessor
 from hf_contour.cli.main import main
 from hf_contour.evaluation.heads import Head, HeadInputs, fit_heads, head_logits, refit_heads
-from hf_contour.io import replace_tensors
+from hf_contour.io import replace_tensors, state_dict_sha256
 
 
 def write_shop(folder, splits):
@@ -139,10 +139,14 @@ def test_a_curve_shows_what_labels_are_worth_and_changes_no_model(model_folder, 
 def test_what_is_remembered_comes_into_the_folder(model_folder, shop, capsys):
     before = load_file(model_folder / "model.safetensors")
     flags = ["--model", model_folder, "--data", shop, "--familiarity", shop, "--wanted_accuracy", "0.6", "--cpu"]
+    flags += ["--output", model_folder.parent / "figures.json"]
     assert main(["calibrate", *map(str, flags)]) == 0
     assert "40 images are remembered" in capsys.readouterr().out
     after = load_file(model_folder / "model.safetensors")
     assert after.keys() - before.keys() == {"familiarity.prototypes"}
+    told = json.loads((model_folder.parent / "figures.json").read_text())["model"]["sha256"]
+    saved = ContourGenderForImageClassification.from_pretrained(model_folder)
+    assert told == state_dict_sha256(saved.state_dict()), "the file tells about the weights as they are now"
     assert all(torch.equal(after[name], before[name]) for name in before)
     model = ContourGenderForImageClassification.from_pretrained(model_folder)
     assert 0 < model.config.familiarity_threshold < 0.5
