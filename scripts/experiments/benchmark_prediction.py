@@ -51,6 +51,8 @@ def main() -> int:
     parser.add_argument("--num_rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("model_cards/results/speed_prediction.json"))
     arguments = parser.parse_args()
+    if not arguments.images.is_dir():
+        parser.error(f"{arguments.images} is no folder of images.")
     torch.set_num_threads(1)
     files = sorted(str(path) for path in arguments.images.iterdir())[: arguments.num_images]
     rows: list[dict[str, Any]] = []

@@ -45,6 +45,8 @@ def main() -> int:
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    if not arguments.images.is_dir():
+        parser.error(f"{arguments.images} is no folder of images.")
     with tempfile.TemporaryDirectory(dir=arguments.images.parent) as name:
         work = Path(name)
         files = link_files(arguments.images, work / "files", arguments.num_files)

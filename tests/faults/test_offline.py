@@ -193,6 +193,12 @@ COMMANDS: dict[str, Command] = {
     "benchmark the decoding of a size that is none": Command(
         ("benchmark_decoding.py", "--file_sizes", "800"), "800"
     ),
+    "benchmark prediction of images that are not there": Command(
+        ("benchmark_prediction.py", "--model", NOWHERE, "--images", "gone", "--calibration", "gone"), "gone"
+    ),
+    "kill predictions of images that are not there": Command(
+        ("kill_predictions.py", "--model", NOWHERE, "--images", "gone", "--output", "kills.json"), "gone"
+    ),
     "halve a model of the Hub": Command(("halve_weights.py", "--model", NOWHERE, "--output", "halved"), NOWHERE),
     "draw levels of a model of the Hub": Command(("draw_strip.py", "--models", NOWHERE), NOWHERE),
     "calibrate a model of the Hub": Command(("calibrate", "--model", NOWHERE, "--data", DATA), NOWHERE),
