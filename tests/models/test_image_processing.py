@@ -257,6 +257,7 @@ def test_round_trip_through_a_folder(tmp_path: Path) -> None:
         "preprocessor_config.json",
         "image_processing_contour.py",
         "image_opening_contour.py",
+        "edge_thinning_contour.py",
     }
     assert ContourImageProcessor.from_pretrained(tmp_path, size=8).size == {"height": 8, "width": 8}
 
