@@ -94,14 +94,19 @@ def test_a_disk_that_fills_up_while_saving(interrupted, folder):
 
 
 @pytest.mark.parametrize(
-    "meet", [fills_up(0), refuses({"open", "mkdir"}, errno.EROFS), refuses({"open", "mkdir"}, errno.EACCES)]
+    ("meet", "advice"),
+    [
+        (fills_up(0), ROOM),
+        (refuses({"open", "mkdir"}, errno.EROFS), "Get the right to write there"),
+        (refuses({"open", "mkdir"}, errno.EACCES), "Get the right to write there"),
+    ],
 )
-def test_a_folder_that_takes_nothing_at_all(interrupted, folder, meet):
+def test_a_folder_that_takes_nothing_at_all(interrupted, folder, meet, advice):
     before = (folder / "log.jsonl").read_text()
     with watched(folder, meet):
         code, said = interrupted()
     assert code == 4
-    assert re.search(rf"error: {folder}.* could not be written .*{ROOM}", said)
+    assert re.search(rf"error: {folder}.* could not be written .*{advice}", said)
     assert said.count("\n") == 1
     assert (folder / "log.jsonl").read_text() == before
     assert load_newest(folder / "checkpoints").step == 2
