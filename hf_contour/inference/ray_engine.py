@@ -41,8 +41,9 @@ def write_with_ray(arguments: PredictionArguments, output: PredictionOutput, rep
     )
     num_actors = min(max(int(ray.cluster_resources().get("CPU", 1)), 1), len(missing))
     parts = ray.data.from_items([{"part": index} for index in missing], override_num_blocks=len(missing))
+    actor: Any = PartActor  # Ray's annotations know functions alone; its documentation gives classes too
     written = parts.map(
-        PartActor,  # type: ignore[arg-type]  # a class is called too, by Ray's own documentation
+        actor,
         fn_constructor_args=(absolute, str(Path.cwd())),
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors),
