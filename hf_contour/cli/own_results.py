@@ -73,19 +73,19 @@ def _calibrated(model: Path, arguments: GenderArguments, data: OwnData) -> str:
 
 
 def _measured(model: Path, arguments: GenderArguments, data: OwnData, command: str) -> str:
-    picture = arguments.folder / "mistakes.png"
+    mistakes = arguments.folder / "mistakes.png"
     settings = EvaluationArguments(
         model=str(model),
         split=str(data.scored_split),
         name=f"{Path(data.path).stem}-{data.scored_split}",
         group_column=data.group_column,
-        mistakes=str(picture),
+        mistakes=str(mistakes),
         seed=arguments.seed,
         **_reading(arguments),
     )
     results, path = evaluate(settings, command=command)
     lines = [f"figures of the split {data.scored_split}, {results.data['num_samples']} images:"]
     lines += [class_summary(results.scores), f"report: {path.with_suffix('.html')}"]
-    if picture.is_file():
-        lines.append(f"worst mistakes: {picture}")
+    if mistakes.is_file():
+        lines.append(f"worst mistakes: {mistakes}")
     return "\n".join(lines)

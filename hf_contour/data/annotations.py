@@ -96,6 +96,13 @@ def encoded(image: Any) -> Any:
     return image["bytes"] if image.get("bytes") is not None else image.get("path")
 
 
+def png_cell(image: PILImage.Image, path: str | None = None, **options: Any) -> dict[str, Any]:
+    """An image as the `{"bytes", "path"}` of a data set, encoded as PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", **options)
+    return {"bytes": buffer.getvalue(), "path": path}
+
+
 def _stored_orientation(content: Any) -> int:
     """EXIF orientation of a file; 1 where it has none, or the image cannot be read, which others say."""
     if not isinstance(content, bytes | str | Path):

@@ -1,6 +1,5 @@
 """The Berkeley folder of photographs and `.mat` files, read as rows."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from datasets import Features, Image, List, Value
 from PIL import Image as PILImage
 
+from hf_contour.data.annotations import png_cell
 from hf_contour.data.file_names import images_in
 
 BSDS_FEATURES = Features(
@@ -41,7 +41,7 @@ def read_bsds_rows(root: str, folder_name: str) -> Iterator[dict[str, Any]]:
             "image_id": photograph.stem,
             "image": {"bytes": None, "path": str(photograph)},
             "contours": [
-                {"bytes": _one_bit_png(boundaries), "path": f"{annotation_file}#{number}"}
+                png_cell(PILImage.fromarray(boundaries), f"{annotation_file}#{number}")
                 for number, boundaries in enumerate(read_boundaries(annotation_file), start=1)
             ],
         }
@@ -77,9 +77,3 @@ def read_boundaries(annotation_file: Path) -> list[np.ndarray]:
     if not maps or any(one_map.ndim != 2 for one_map in maps):
         raise ValueError(f"{annotation_file} holds no two-dimensional boundary map.")
     return maps
-
-
-def _one_bit_png(boundaries: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    PILImage.fromarray(boundaries).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, List
 from huggingface_hub.utils import tqdm
 
 from hf_contour.data.file_names import printable
-from hf_contour.data.findings import SEVERITIES, CheckReport, Finding
+from hf_contour.data.findings import CheckReport, Finding
 from hf_contour.data.image_checks import ImageLimits, check_contours, check_image
 from hf_contour.data.label_columns import LABEL_PROBLEM
 from hf_contour.data.labels import absent_classes
@@ -36,7 +36,7 @@ class _CheckedRow:
     problems: list[tuple[str, str]]
 
     def finding(self, kind: str, message: str) -> Finding:
-        return Finding(self.split, self.row, self.file, kind, SEVERITIES[kind], message)
+        return Finding(self.split, self.row, self.file, kind, message)
 
 
 def load_and_check(
@@ -108,14 +108,11 @@ def load_and_check(
 def _refusal(split: str, source: str | Path, error: Exception) -> list[Finding]:
     """Findings of a source or split that cannot be read at all."""
     kind, files = getattr(error, "kind", "split_unreadable"), getattr(error, "files", ())
-    return [
-        Finding(split, None, file, kind, SEVERITIES[kind], str(error)) for file in files or (printable(str(source)),)
-    ]
+    return [Finding(split, None, file, kind, str(error)) for file in files or (printable(str(source)),)]
 
 
 def _problem_findings(split: str, problem: Problem) -> list[Finding]:
-    severity = SEVERITIES[problem.kind]
-    return [Finding(split, None, file, problem.kind, severity, problem.message) for file in problem.files or ("",)]
+    return [Finding(split, None, file, problem.kind, problem.message) for file in problem.files or ("",)]
 
 
 def check_source(
@@ -206,7 +203,7 @@ def _split_findings(splits: Mapping[str, Dataset], report: CheckReport) -> Itera
     first_split, first_names = None, None
     for split, dataset in splits.items():
         names = _class_names(dataset)
-        at_split = partial(_split_finding, split)
+        at_split = partial(Finding, split, None, "")
         if not len(dataset):
             yield at_split("split_empty", "the split has no rows.")
             continue
@@ -220,10 +217,6 @@ def _split_findings(splits: Mapping[str, Dataset], report: CheckReport) -> Itera
             first_split, first_names = split, names
         elif names != first_names:
             yield at_split("class_names_differ", f"the classes are {names}, but {first_names} in split {first_split}.")
-
-
-def _split_finding(split: str, kind: str, message: str) -> Finding:
-    return Finding(split, None, "", kind, SEVERITIES[kind], message)
 
 
 def _duplicates(rows: Sequence[_CheckedRow]) -> Iterator[Finding]:

@@ -195,7 +195,7 @@ def _unread_problems(folder: Path, content: FolderContent) -> list[Problem]:
         is_heif = any(path.suffix.lower() in HEIF_SUFFIXES for path in content.unread)
         hint = "Install pip install 'hf_contour[heif]', or convert them" if is_heif else "Convert them to PNG or JPEG"
         message = f"{printable(folder)}: {len(names):,} images of kinds that are not read: {listed(names)}. {hint}."
-        problems.append(Problem("image_not_read", message, tuple(names), is_error=False))
+        problems.append(Problem("image_not_read", message, tuple(names)))
     problems += _table_problems(folder, [path for path in content.others if path.suffix.lower() in TABLE_SUFFIXES])
     return problems
 
@@ -208,4 +208,4 @@ def _table_problems(folder: Path, tables: Sequence[Path]) -> list[Problem]:
         f"{printable(folder)} has tables that are not heeded: {listed(names)}. A table of the images is called "
         "metadata.csv, or train.csv and so on with a column image; name a table itself to read it."
     )
-    return [Problem("stray_table", message, tuple(names), is_error=False)]
+    return [Problem("stray_table", message, tuple(names))]

@@ -75,10 +75,10 @@ def folder_content(folder: Path) -> FolderContent:
     """
     content, suffixes = FolderContent(), image_suffixes()
     for file in _data_files(folder):
-        hidden = next((part for part in file.relative_to(folder).parts[:-1] if part.startswith(".")), None)
-        suffix = file.suffix.lower()
-        if hidden is not None:
-            parent = folder / Path(*_up_to(file.relative_to(folder).parts, hidden))
+        parts, suffix = file.relative_to(folder).parts, file.suffix.lower()
+        hidden = next((place for place, part in enumerate(parts[:-1], start=1) if part.startswith(".")), 0)
+        if hidden:
+            parent = folder.joinpath(*parts[:hidden])
             if suffix in suffixes and parent not in content.hidden_folders:
                 content.hidden_folders.append(parent)
         elif suffix in suffixes:
@@ -92,8 +92,9 @@ def folder_content(folder: Path) -> FolderContent:
 
 def sub_folders(folder: Path) -> list[Path]:
     """Folders directly in a folder, also links to folders, without litter and hidden ones; sorted."""
-    found = [entry for entry in folder.iterdir() if entry.is_dir() and not is_litter(entry.name)]
-    return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda path: os.fsencode(path))
+    return sorted(
+        (entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)), key=os.fsencode
+    )
 
 
 def holds_image(folder: Path) -> bool:
@@ -105,15 +106,14 @@ def holds_image(folder: Path) -> bool:
 def _data_files(folder: Path) -> list[Path]:
     """Files that can belong to a data set, sorted; those in hidden folders are among them, to be named."""
     found = map(Path, files_below(str(folder), left_out=Counter(), enters_hidden=True))
-    return sorted((path for path in found if path.is_file()), key=lambda path: os.fsencode(path))
+    return sorted((path for path in found if path.is_file()), key=os.fsencode)
 
 
 def images_in(folder: Path) -> list[Path]:
     """Images that lie directly in a folder, without hidden ones and litter; sorted."""
     suffixes = image_suffixes()
-    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
-    found = [path for path in found if not is_litter(path.name) and not path.name.startswith(".")]
-    return sorted(found, key=lambda path: os.fsencode(path))
+    found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    return sorted((path for path in found if not is_hidden(path.name)), key=os.fsencode)
 
 
 def files_below(
@@ -170,7 +170,3 @@ def _files_below(
                     left_out["links in a circle"] += 1
                 elif identity != outside:
                     yield from _files_below(path, outside, (*around, identity), left_out, enters_hidden)
-
-
-def _up_to(parts: tuple[str, ...], last: str) -> tuple[str, ...]:
-    return parts[: parts.index(last) + 1]

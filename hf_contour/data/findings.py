@@ -1,4 +1,4 @@
-"""What the check before training can find, and the report of it."""
+"""What the check before training has found, and the report of it."""
 
 import collections
 import csv
@@ -7,78 +7,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_contour.data.problems import listed
+from hf_contour.data.problems import ERROR, KINDS, SEVERITIES, listed
 
-ERROR, WARNING = "error", "warning"
-_ROW = "correct or remove the rows"
-_RENAME = "rename or move the files or folders"
-
-# Severity of each kind, and what to do. An error: nothing can be trained on the row or the split, or scores would be
-# wrong. A warning: it can be trained on, by a stated rule.
-KINDS = {
-    "split_unreadable": (ERROR, "see the message"),
-    "cache_not_writable": (ERROR, "name a folder that can be written with the environment variable HF_HOME"),
-    "split_empty": (ERROR, "add images, or leave the split out"),
-    "split_named_twice": (ERROR, "keep one name of the split"),
-    "split_doubtful": (ERROR, _RENAME),
-    "split_missing": (ERROR, "fill the column split"),
-    "split_unlabelled": (WARNING, "predict with it; to train or score, put its images into class folders"),
-    "stray_image": (ERROR, "move the images into class folders, or away"),
-    "class_doubtful": (ERROR, "put the images into the class folders directly"),
-    "class_twins": (ERROR, "write the class names alike"),
-    "hidden_folder": (ERROR, "rename the folders without the point, or move them away"),
-    "name_not_utf8": (ERROR, _RENAME),
-    "name_not_taken": (ERROR, _RENAME),
-    "archive": (ERROR, "pack the images again as a zip file without a password"),
-    "table_empty": (ERROR, "add rows, or remove the table"),
-    "table_not_utf8": (ERROR, "save the table as UTF-8"),
-    "table_header": (ERROR, "correct the header"),
-    "table_row": (ERROR, "correct the line"),
-    "table_parts_differ": (ERROR, "give the parts the same columns"),
-    "label_separator": (ERROR, "name the separator with --label_separator"),
-    "stray_table": (WARNING, "move the tables away, or name one to read it"),
-    "image_not_in_table": (WARNING, "add rows for the images, or move them away"),
-    "image_not_read": (WARNING, "pip install 'hf_contour[heif]' for HEIC; convert others to PNG or JPEG"),
-    "image_unreadable": (ERROR, "replace the images or remove their rows"),
-    "image_bomb": (ERROR, "make the images smaller"),
-    "label_wrong": (ERROR, f"{_ROW}; --unlabelled skip leaves out rows without a label"),
-    "class_names_differ": (ERROR, "use the same classes in all splits"),
-    "duplicate_across_splits": (ERROR, "keep each image in one split"),
-    "duplicate_other_label": (ERROR, "decide for one label"),
-    "contours_missing": (ERROR, "draw contours, or remove the rows"),
-    "contour_unreadable": (ERROR, "draw the maps white on black"),
-    "contour_other_size": (ERROR, "draw the maps at the size of their images"),
-    "contour_inverted": (ERROR, "invert the maps"),
-    "contour_not_turned": (ERROR, "store the images upright and check that the maps fit"),
-    "label_doubtful": (WARNING, "look at these rows: a model contradicts their labels with confidence"),
-    "contour_blank": (WARNING, "check that nothing is to be drawn there"),
-    "class_absent": (WARNING, "add rows of the class, or leave it out"),
-    "duplicate_in_split": (WARNING, "keep one of them"),
-    **dict.fromkeys(
-        ("mode_high_bit_depth", "mode_float", "mode_cmyk", "mode_palette", "mode_grey", "mode_other"),
-        (WARNING, "nothing, if the conversion to 8-bit RGB is right"),
-    ),
-    "mode_alpha": (WARNING, "nothing, if a white ground is right"),
-    "several_frames": (WARNING, "nothing, if the first is meant"),
-    "exif_rotated": (WARNING, "nothing, if the images are upright in viewers"),
-    "size_tiny": (WARNING, "use larger images"),
-    "size_extreme_aspect": (WARNING, "crop the images"),
-}
-SEVERITIES = {kind: severity for kind, (severity, _) in KINDS.items()}
 _NAMED_FILES = 3
 _NAMED_CLASSES = 20
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found, at a row (counted from 0) or, with `row` `None`, at a whole split or a file of it."""
+    """One thing found, of a kind of `KINDS`, at a row (counted from 0) or, with `row` `None`, at a split or file."""
 
     split: str
     row: int | None
     file: str
     kind: str
-    severity: str
+    severity: str = field(init=False)
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "severity", SEVERITIES[self.kind])
 
     @property
     def place(self) -> str:

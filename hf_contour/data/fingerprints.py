@@ -3,23 +3,19 @@
 import hashlib
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
+_NUM_PROBES = 16  # rows that are looked at, spread evenly
 
-def rows_sha256(rows: Dataset | IterableDataset, num_probes: int = 16) -> str:
-    """SHA-256 over the columns, the number of rows and some of them: tells one data set from another.
 
-    Args:
-        rows: a source; of a stream only the columns count.
-        num_probes: rows that are looked at, spread evenly.
-    """
+def rows_sha256(rows: Dataset | IterableDataset) -> str:
+    """SHA-256 over the columns, the number of rows and some of them; of a stream only the columns count."""
     digest = hashlib.sha256(repr(rows.features).encode())
     if isinstance(rows, Dataset):
         count = len(rows)
         digest.update(str(count).encode())
-        for index in sorted({count * probe // num_probes for probe in range(num_probes)}) if count else ():
+        for index in sorted({count * probe // _NUM_PROBES for probe in range(_NUM_PROBES)}) if count else ():
             row = rows[index]
             # Where images are files, their paths may change and their bytes are not read here.
             image = row.pop("image")
@@ -45,13 +41,10 @@ def listing_sha256(rows: Dataset | IterableDataset) -> str:
                 if name == "contours":
                     digest.update(repr(pc.list_value_length(column).to_pylist()).encode())
                     column = column.flatten()
-                for size, path in zip(_sizes(column), column.field("path").to_pylist(), strict=True):
+                sizes = pc.binary_length(column.field("bytes")).to_pylist()
+                for size, path in zip(sizes, column.field("path").to_pylist(), strict=True):
                     digest.update(f"{_file_size(path) if size is None else size} {Path(path or '').name}\n".encode())
     return digest.hexdigest()
-
-
-def _sizes(images: pa.StructArray) -> list[int | None]:
-    return pc.binary_length(images.field("bytes")).to_pylist()
 
 
 def _file_size(path: str | None) -> int | None:

@@ -9,10 +9,9 @@ from typing import Any
 from PIL import Image as PILImage
 
 from hf_contour.data.annotations import MAX_EDGE_SHARE, check_orientation, encoded, read_contour_map
+from hf_contour.image_opening_contour import ORIENTATION_TAG
 from hf_contour.image_processing_contour import ImageReadError, open_image
 
-_EXIF_ORIENTATION = 0x0112
-_ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
 _MODE_KINDS = {"L": "mode_grey", "LA": "mode_grey", "1": "mode_grey", "F": "mode_float", "CMYK": "mode_cmyk"}
 _MODE_KINDS |= {"P": "mode_palette", "PA": "mode_palette", "RGB": "", "RGBA": "", "RGBa": "", "RGBX": ""}
 
@@ -68,14 +67,13 @@ def _mode_problems(stored: PILImage.Image) -> list[tuple[str, str]]:
     kind = "mode_high_bit_depth" if stored.mode.startswith("I") else _MODE_KINDS.get(stored.mode, "mode_other")
     if kind:
         problems.append((kind, f"is stored in mode {stored.mode}."))
-    orientation = stored.getexif().get(_EXIF_ORIENTATION, 1)
+    orientation = stored.getexif().get(ORIENTATION_TAG, 1)
     if orientation not in (0, 1):
         problems.append(("exif_rotated", f"is turned upright by EXIF orientation {orientation}."))
     num_frames = 1 if stored.format == "MPO" else getattr(stored, "n_frames", 1)  # MPO: previews of a phone's JPEG
     if num_frames > 1:
         problems.append(("several_frames", f"has {num_frames} frames; the first is used."))
-    has_alpha = stored.mode in _ALPHA_MODES or "transparency" in stored.info
-    if has_alpha and stored.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+    if stored.has_transparency_data and stored.convert("RGBA").getchannel("A").getextrema()[0] != 255:
         problems.append(("mode_alpha", "has transparent pixels, which are laid on the background colour."))
     return problems
 

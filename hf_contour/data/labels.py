@@ -24,22 +24,22 @@ def normalised(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def label_names(dataset: Dataset | IterableDataset, column: str = "label") -> list[str]:
+def label_names(dataset: Dataset | IterableDataset) -> list[str]:
     """Class names of a loaded data set, in the order of their numbers.
 
     Raises:
-        ValueError: If the column is not there or holds no `ClassLabel`.
+        ValueError: If the column `label` is not there or holds no `ClassLabel`.
     """
-    feature = (dataset.features or {}).get(column)
+    feature = (dataset.features or {}).get("label")
     inner = feature.feature if isinstance(feature, List) else feature
     if feature is None:
         raise ValueError(
-            f"the data has no labels (no column {column!r}). Put the images of each class into a folder of its own, "
+            "the data has no labels (no column 'label'). Put the images of each class into a folder of its own, "
             "or name the column (label_column)."
         )
     if not isinstance(inner, ClassLabel):
         raise ValueError(
-            f"column {column!r} is {feature}; expected a ClassLabel or a list of it. Load the data with load_source."
+            f"column 'label' is {feature}; expected a ClassLabel or a list of it. Load the data with load_source."
         )
     return list(inner.names)
 

@@ -260,7 +260,7 @@ def _aligned(part: _Part, features: Features) -> AnyDataset:
     if isinstance(dataset, IterableDataset):
         return dataset.map(partial(_aligned_row, constants=constants, changed=changed), features=features)
     for name, convert in changed.items():
-        dataset = replace_column(dataset, name, partial(_converted, convert=convert), features[name])
+        dataset = replace_column(dataset, name, convert, features[name])
     for name, value in constants.items():
         dataset = dataset.add_column(name, [value] * len(dataset), feature=features[name])
     return dataset.select_columns(list(features))
@@ -272,13 +272,9 @@ def _aligned_row(
     return {**row, **{name: convert(row[name]) for name, convert in changed.items()}, **constants}
 
 
-def _converted(value: Any, _: int, *, convert: Callable[[Any], Any]) -> Any:
-    return convert(value)
-
-
-def _as_text(value: Any) -> str | None:
+def _as_text(value: Any, _: int = 0) -> str | None:
     return None if value is None else str(value)
 
 
-def _as_it_is(value: Any) -> Any:
+def _as_it_is(value: Any, _: int = 0) -> Any:
     return value

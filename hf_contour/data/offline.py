@@ -6,10 +6,8 @@ Copy `k` of row `i` is bit for bit the sample that training with the same recipe
 Source: CN113298092B, claim 6 and the offline enhancement of step S2 (method rows 33 and 34).
 """
 
-import io
 import itertools
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,16 +15,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
-import numpy as np
 import yaml
 from datasets.arrow_writer import ParquetWriter
 from PIL import Image
 from tqdm import tqdm
 
-from hf_contour.data.annotations import encoded
+from hf_contour.data.annotations import encoded, png_cell
 from hf_contour.data.augmentation.colour import ColourAudit, ColourTransform
 from hf_contour.data.augmentation.recipe import Augmentation
 from hf_contour.data.rows import DrawnSample, RowDrawer, row_name
+from hf_contour.io import sync
 from hf_contour.version import __version__
 
 ORIGINAL_COPY = -1
@@ -113,7 +111,8 @@ def write_augmented(
         _write_files(rows, unfinished, features, split=split, rows_per_file=rows_per_file)
         written = AugmentedSet(folder, counter.originals, counter.copies, counter.audit)
         _write_provenance(unfinished, written, drawer, copies=copies)
-        _flush(unfinished)
+        for path in (*unfinished.iterdir(), unfinished):
+            sync(path)  # so that the renamed folder is never half there
         unfinished.rename(folder)
     return written
 
@@ -175,10 +174,12 @@ def _original_row(row: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 def _copied_row(row: Mapping[str, Any], drawn: DrawnSample, copy: int) -> dict[str, Any]:
     stem = PurePosixPath(_file_of(row) or "image").stem
-    copied = {**row, "image": {"bytes": _png(drawn.image), "path": f"{stem}_copy{copy}.png"}}
+    copied = {**row, "image": png_cell(drawn.image, f"{stem}_copy{copy}.png")}
     if "contours" in row:
-        copied["contours"] = [] if drawn.annotations is None else [_mask_cell(mask) for mask in drawn.annotations]
-        copied["valid"] = None if drawn.valid is None else _mask_cell(drawn.valid)
+        copied["contours"] = (
+            [] if drawn.annotations is None else [png_cell(Image.fromarray(mask)) for mask in drawn.annotations]
+        )
+        copied["valid"] = None if drawn.valid is None else png_cell(Image.fromarray(drawn.valid))
     change = asdict(drawn.colour) if drawn.colour.exchanged or drawn.colour.shifted or drawn.colour.refused else {}
     return {**copied, "operations": json.dumps(drawn.operations), "colour_change": json.dumps(change)}
 
@@ -198,16 +199,6 @@ def _embedded(cell: Any, name: str) -> dict[str, Any]:
         "bytes": content if isinstance(content, bytes) else Path(content).read_bytes(),
         "path": PurePosixPath(path).name if path else None,
     }
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _mask_cell(mask: np.ndarray) -> dict[str, Any]:
-    return {"bytes": _png(Image.fromarray(mask)), "path": None}
 
 
 def _write_files(
@@ -243,13 +234,3 @@ def _write_provenance(folder: Path, written: AugmentedSet, drawer: RowDrawer, *,
         "colour_audit": written.colour_audit.to_dict() if drawer.colour else None,
     }
     (folder / PROVENANCE_FILE).write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
-
-
-def _flush(folder: Path) -> None:
-    """Bring all files of a folder to the disk, so that the renamed folder is never half there."""
-    for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

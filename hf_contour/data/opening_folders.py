@@ -69,4 +69,4 @@ def _unlabelled_problems(split: FolderSplit, has_classes: bool) -> list[Problem]
         f"{printable(split.folder)} has {len(split.images):,} images and no class folders: the split can be "
         "predicted, not trained on or scored."
     )
-    return [Problem("split_unlabelled", message, is_error=False)]
+    return [Problem("split_unlabelled", message)]

@@ -158,4 +158,4 @@ def _unnamed_images(folder: Path, named: set[str]) -> list[Problem]:
         f"{printable(folder)}: {len(left_out):,} images are not in the table and are left out: {listed(left_out)}. "
         "Add rows for them, or move them away."
     )
-    return [Problem("image_not_in_table", message, tuple(left_out), is_error=False)]
+    return [Problem("image_not_in_table", message, tuple(left_out))]

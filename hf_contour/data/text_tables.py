@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,9 @@ def read_table(path: Path, *, image_column: str = "image") -> TextTable:
     return _json_lines(path, text) if suffix == ".jsonl" else _csv(path, text, image_column)
 
 
-def header_of(path: Path, *, image_column: str = "image") -> list[str]:
+def header_of(path: Path) -> list[str]:
     """Names of the columns of a csv, blanks at their ends removed."""
-    first, _ = split_header(path, _decoded(path), image_column)
-    return first
+    return split_header(path, _decoded(path), "image")[0]
 
 
 def joined_tables(tables: Sequence[TextTable]) -> TextTable:
@@ -180,20 +179,12 @@ def _typed(cells: list[str]) -> list[Any]:
     filled = [cell for cell in cells if cell]
     if not filled:
         return [None] * len(cells)
-    kinds = (
-        (int, lambda cell: bool(_INTEGER.fullmatch(cell))),
-        (float, _is_float),
-        (_truth, lambda cell: cell.lower() in ("true", "false")),
+    kinds: tuple[tuple[Callable[[str], Any], Callable[[str], Any]], ...] = (
+        (int, _INTEGER.fullmatch),
+        (float, _FLOAT.fullmatch),
+        (lambda cell: cell.lower() == "true", lambda cell: cell.lower() in ("true", "false")),
     )
     for convert, fits in kinds:
         if all(map(fits, filled)):
             return [convert(cell) if cell else None for cell in cells]
     return [cell or None for cell in cells]
-
-
-def _is_float(cell: str) -> bool:
-    return bool(_FLOAT.fullmatch(cell))
-
-
-def _truth(cell: str) -> bool:
-    return cell.lower() == "true"

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 
-from hf_contour.data.findings import SEVERITIES, CheckReport, Finding
+from hf_contour.data.findings import CheckReport, Finding
 from hf_contour.data.samples import ContourSamples, collate_gender
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification, ContourGenderModel
@@ -148,4 +148,4 @@ def _finding(split: str, rows: list[int], judged: Dataset, probabilities: NDArra
     best = int(probabilities[place].argmax())
     message = f"is labelled {names[row['label']]}, but seems to be {names[best]} ({probabilities[place, best]:.2f})."
     file = row["image"]["path"] or f"row {rows[place]}"
-    return Finding(split, rows[place], file, "label_doubtful", SEVERITIES["label_doubtful"], message)
+    return Finding(split, rows[place], file, "label_doubtful", message)

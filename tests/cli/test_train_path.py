@@ -74,8 +74,8 @@ def test_a_class_folder_is_all_it_needs(place, extractor_folder, capsys):
     assert results["command"].startswith("hf-contour train images --backbone test_resnet")
     assert (stage / "evaluations/images-validation.html").is_file()
     assert "images" in (stage / "model/README.md").read_text()
-    with Image.open(stage / "mistakes.png") as picture:
-        assert picture.width == 10 + 6 * 160
+    with Image.open(stage / "mistakes.png") as image:
+        assert image.width == 10 + 6 * 160
     settings = json.loads((stage / "results.json").read_text())["arguments"]
     assert (settings["epochs"], settings["image_size"], settings["train_parts"]) == (2, [32, 32], "head")
     assert run("explain", place / "images/men/0.png", "--model", stage / "model") == 0

@@ -17,7 +17,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def picture(value: int) -> dict:
+def image_cell(value: int) -> dict:
     buffer = io.BytesIO()
     PILImage.new("L", (3, 2), value).save(buffer, format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}
@@ -25,7 +25,7 @@ def picture(value: int) -> dict:
 
 def write(folder: Path, split: str, label: list, feature, **others) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    columns = {"image": [picture(index) for index in range(len(label))], "label": label}
+    columns = {"image": [image_cell(index) for index in range(len(label))], "label": label}
     features = {"image": Image(), "label": feature}
     for name, (values, kind) in others.items():
         columns[name], features[name] = values, kind
@@ -139,7 +139,7 @@ def test_several_labels_a_row_are_mapped_one_by_one(tmp_path):
 
 
 def test_contours_of_sources_and_of_drawn_garments(tmp_path):
-    cells = {"garment_contours": ([[picture(1)]], List(Image())), "contours": ([[picture(0)]], List(Image()))}
+    cells = {"garment_contours": ([[image_cell(1)]], List(Image())), "contours": ([[image_cell(0)]], List(Image()))}
     write(tmp_path / "a", "train", [0], Value("int64"), **cells)
     sources = [
         {"path": str(tmp_path / "a"), "contours_column": "garment_contours", "label_tolerance": 3},

@@ -8,7 +8,7 @@ Source: CN113298092B, the optional part of step S2 and module M307 (method rows 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import permutations
 from typing import Any
@@ -191,7 +191,7 @@ class ColourTransform:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict`, YAML and JSON take."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return asdict(self)
 
     def plan(self, num_samples: int | None, *, seed: int, epoch: int) -> ColourPlan:
         """Draw which images of an epoch are changed.

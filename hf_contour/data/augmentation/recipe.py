@@ -13,7 +13,7 @@ Source: CN113298092B, the optional part of step S2 and module M307.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -193,8 +193,7 @@ class AugmentationRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict`, YAML and JSON take."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ The set that comes with the package: it runs anywhere, at once, without a networ
 cloth, colour, light and background come from a stream of random numbers of their own. It is no benchmark.
 """
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,9 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw, ImageFilter
+from scipy.ndimage import binary_dilation, binary_erosion
 
+from hf_contour.data.annotations import png_cell
 from hf_contour.data.garments import cloth as garment_cloth
 from hf_contour.data.garments.cloth import Cloth
 from hf_contour.data.garments.curves import Curve, Garment, Panel
@@ -124,15 +125,8 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _row(sample: GarmentSample) -> dict[str, Any]:
-    contour = {"bytes": _png(Image.fromarray(sample.contour)), "path": None}
-    image = {"bytes": _png(sample.image), "path": None}
+    image, contour = (png_cell(one, compress_level=1) for one in (sample.image, Image.fromarray(sample.contour)))
     return {"image": image, "contours": [contour], "label": sample.label, "article": sample.article}
-
-
-def _png(drawing: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    drawing.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _curves(garment: Garment) -> list[Curve]:
@@ -163,13 +157,10 @@ def _pose(garment: Garment, size: tuple[int, int], rng: np.random.Generator) -> 
 
 def _unevenness(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Smooth displacement, `(num_points, 2)`: cloth never lies as it was cut, and curves that meet still meet."""
-    waves = rng.uniform(1.5, 7.0, (4, 1)) * _unit_vectors(rng.uniform(0, 2 * np.pi, 4))
+    lengths, angles = rng.uniform(1.5, 7.0, (4, 1)), rng.uniform(0, 2 * np.pi, 4)
+    waves = lengths * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     phases, pushes = rng.uniform(0, 2 * np.pi, 4), rng.normal(0, 0.0065, (4, 2))
     return np.sin(points @ waves.T + phases) @ pushes
-
-
-def _unit_vectors(angles: np.ndarray) -> np.ndarray:
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _place(points: np.ndarray, cloth_area: float, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -274,26 +265,13 @@ class _Brush:
 def _contour(garment: Garment, mask: np.ndarray) -> np.ndarray:
     """`(height, width)` bool: the edge of the mask, and the seams inside it."""
     outer = outer_edge(mask)
-    near_outer = _grown(outer)
-    borders = _traced(garment.borders, mask.shape) & ~near_outer
+    borders = _traced(garment.borders, mask.shape) & ~binary_dilation(outer, np.ones((3, 3)))
     return outer | ((_traced(garment.seams, mask.shape) | borders) & mask)
 
 
 def outer_edge(mask: np.ndarray) -> np.ndarray:
     """Pixels of the mask with one of four neighbours outside it, `(height, width)` bool."""
-    padded = np.pad(mask, 1)
-    return mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
-
-
-def _grown(edge: np.ndarray) -> np.ndarray:
-    """The edge and all eight neighbours."""
-    rows = edge.copy()
-    rows[1:] |= edge[:-1]
-    rows[:-1] |= edge[1:]
-    grown = rows.copy()
-    grown[:, 1:] |= rows[:, :-1]
-    grown[:, :-1] |= rows[:, 1:]
-    return grown
+    return mask & ~binary_erosion(mask)
 
 
 def _traced(curves: list[Curve], shape: tuple[int, ...]) -> np.ndarray:
