@@ -8,29 +8,30 @@ About 30 copies a second on one core at 481x321. Exit codes: 0 written, 2 refuse
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hf_contour.cli.settings import read_settings
+from hf_contour.flags import needed, setting
 
 
 @dataclass
 class AugmentArguments:
     """What to augment, how, and where to."""
 
-    data: str = field(metadata={"help": "a folder, a file or a Hub id"})
-    recipe: str = field(metadata={"help": "training recipe with augmentation, colour or both: a file or a name"})
-    output: str = field(metadata={"help": "folder to make; must not exist"})
-    copies: int = field(default=1, metadata={"help": "augmented copies of each image"})
-    seed: int = field(default=0, metadata={"help": "seed of every random choice"})
-    stage: str | None = field(default=None, metadata={"help": "contour or gender: that stage's part of the recipe"})
-    split: str = field(default="train", metadata={"help": "split to augment"})
-    use_colour: bool = field(default=True, metadata={"help": "apply the recipe's colour transform"})
-    data_config: str | None = field(default=None, metadata={"help": "configuration of the data set"})
-    streaming: bool = field(default=False, metadata={"help": "read the data set as a stream"})
-    keep_originals: bool = field(default=True, metadata={"help": "write the images themselves too"})
-    image_column: str = field(default="image", metadata={"help": "column of the images"})
-    contours_column: str = field(default="contours", metadata={"help": "column of the contour maps"})
-    label_column: str = field(default="label", metadata={"help": "column of the labels"})
+    data: str = needed("a folder, a file or a Hub id")
+    recipe: str = needed("training recipe with augmentation, colour or both: a file or a name")
+    output: str = needed("folder to make; must not exist")
+    copies: int = setting(1, "augmented copies of each image")
+    seed: int = setting(0, "seed of every random choice")
+    stage: str | None = setting(None, "contour or gender: that stage's part of the recipe")
+    split: str = setting("train", "split to augment")
+    use_colour: bool = setting(True, "apply the recipe's colour transform")
+    data_config: str | None = setting(None, "configuration of the data set")
+    streaming: bool = setting(False, "read the data set as a stream")
+    keep_originals: bool = setting(True, "write the images themselves too")
+    image_column: str = setting("image", "column of the images")
+    contours_column: str = setting("contours", "column of the contour maps")
+    label_column: str = setting("label", "column of the labels")
 
 
 def main(argv: Sequence[str]) -> int:

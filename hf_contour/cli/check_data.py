@@ -14,42 +14,38 @@ in the data, 2 it cannot be read.
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from hf_contour.cli.settings import read_settings
+from hf_contour.flags import needed, setting
 
 
 @dataclass
 class CheckArguments:
     """What to check, and from where on an image is reported."""
 
-    source: str = field(metadata={"help": "Hub id, Parquet, csv, BSDS folder or folder of images", "positional": True})
-    config_name: str | None = field(default=None, metadata={"help": "configuration of a Hub data set or folder"})
-    splits: list[str] | None = field(default=None, metadata={"help": "splits to check; all by default"})
-    kind: str | None = field(
-        default=None,
-        metadata={"help": "hub, csv, parquet, bsds, saved, zip, metadata or imagefolder, where the guess is wrong"},
+    source: str = needed("Hub id, Parquet, csv, BSDS folder or folder of images", positional=True)
+    config_name: str | None = setting(None, "configuration of a Hub data set or folder")
+    splits: list[str] | None = setting(None, "splits to check; all by default")
+    kind: str | None = setting(
+        None, "hub, csv, parquet, bsds, saved, zip, metadata or imagefolder, where the guess is wrong"
     )
-    image_column: str = field(default="image", metadata={"help": "column of the images"})
-    contours_column: str = field(default="contours", metadata={"help": "column of the contour maps"})
-    label_column: str = field(default="label", metadata={"help": "column of the labels"})
-    label_names: list[str] | None = field(default=None, metadata={"help": "class names in their order"})
-    multi_label: bool = field(default=False, metadata={"help": "cells of a csv hold several labels"})
-    separator: str = field(default=";", metadata={"help": "between several contour paths in a cell of a csv"})
-    label_separator: str | None = field(default=None, metadata={"help": "between several labels; as separator"})
-    unlabelled: str = field(
-        default="error", metadata={"help": "skip leaves rows without a label out", "choices": ["error", "skip"]}
-    )
-    min_side: int = field(default=16, metadata={"help": "shorter images are tiny, in pixels"})
-    max_aspect: float = field(default=8.0, metadata={"help": "longest side over shortest side; more is extreme"})
-    max_edge_share: float = field(default=0.5, metadata={"help": "maps with more are inverted"})
-    num_workers: int = field(default=os.cpu_count() or 1, metadata={"help": "threads that read images"})
-    output_dir: str | None = field(default=None, metadata={"help": "folder for checks.json and checks.csv"})
-    model: str | None = field(
-        default=None, metadata={"help": "folder of a classifier that says whose labels are doubtful (needs cleanlab)"}
-    )
-    json: bool = field(default=False, metadata={"help": "print one JSON object"})
+    image_column: str = setting("image", "column of the images")
+    contours_column: str = setting("contours", "column of the contour maps")
+    label_column: str = setting("label", "column of the labels")
+    label_names: list[str] | None = setting(None, "class names in their order")
+    multi_label: bool = setting(False, "cells of a csv hold several labels")
+    separator: str = setting(";", "between several contour paths in a cell of a csv")
+    label_separator: str | None = setting(None, "between several labels; as separator")
+    unlabelled: str = setting("error", "skip leaves rows without a label out", choices=["error", "skip"])
+    min_side: int = setting(16, "shorter images are tiny, in pixels")
+    max_aspect: float = setting(8.0, "longest side over shortest side; more is extreme")
+    max_edge_share: float = setting(0.5, "maps with more are inverted")
+    num_workers: int = setting(os.cpu_count() or 1, "threads that read images")
+    output_dir: str | None = setting(None, "folder for checks.json and checks.csv")
+    model: str | None = setting(None, "folder of a classifier that says whose labels are doubtful (needs cleanlab)")
+    json: bool = setting(False, "print one JSON object")
 
 
 def main(argv: Sequence[str]) -> int:

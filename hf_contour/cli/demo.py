@@ -9,21 +9,20 @@ Ctrl-C ends it. Exit codes: 0 ended, 2 refused.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hf_contour.cli.settings import hide_loading_bar, read_settings
+from hf_contour.flags import needed, setting
 
 
 @dataclass
 class DemoArguments:
     """What the page shows, and where it is served."""
 
-    model: str = field(metadata={"help": "folder of a classifier"})
-    extractor: str | None = field(
-        default=None, metadata={"help": "folder of an extractor, for the tab that draws contours"}
-    )
-    port: int = field(default=7860, metadata={"help": "port on this machine"})
-    browser: bool = field(default=False, metadata={"help": "open the page in the browser"})
+    model: str = needed("folder of a classifier")
+    extractor: str | None = setting(None, "folder of an extractor, for the tab that draws contours")
+    port: int = setting(7860, "port on this machine")
+    browser: bool = setting(False, "open the page in the browser")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,10 +11,11 @@ has the figures. A few seconds. Exit codes: 0 done, 2 refused.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hf_contour.cli.settings import hide_loading_bar, read_settings
+from hf_contour.flags import needed, setting
 
 SUFFIXES = (".png", ".json")
 
@@ -23,12 +24,10 @@ SUFFIXES = (".png", ".json")
 class ExplanationArguments:
     """What to explain, and where to."""
 
-    image: str = field(metadata={"help": "an image", "positional": True})
-    model: str = field(metadata={"help": "folder of a classifier"})
-    output: list[str] = field(
-        default_factory=list, metadata={"help": "files to write, .png or .json; default: only print"}
-    )
-    label: str | None = field(default=None, metadata={"help": "class to explain; default: the one with most score"})
+    image: str = needed("an image", positional=True)
+    model: str = needed("folder of a classifier")
+    output: list[str] = setting([], "files to write, .png or .json; default: only print")
+    label: str | None = setting(None, "class to explain; default: the one with most score")
 
     def __post_init__(self) -> None:
         for name in self.output:

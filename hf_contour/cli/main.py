@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hf_contour.training.flags import nearest
+from hf_contour.flags import nearest
 from hf_contour.version import __version__
 
 # Command -> what it does; each is a module of this package with the same name, dashes as underscores.

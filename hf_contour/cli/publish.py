@@ -13,23 +13,24 @@ to edit. Needs `hf auth login` once. Exit codes: 0 done, 1 the folder has proble
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hf_contour.cli.settings import read_settings
+from hf_contour.flags import needed, setting
 
 
 @dataclass
 class PublishArguments:
     """What to publish, and where."""
 
-    folder: str = field(metadata={"help": "folder of a trained model", "positional": True})
-    to: str = field(metadata={"help": "OWNER/NAME on the Hub"})
-    upload: bool = field(default=False, metadata={"help": "upload; without it nothing leaves this machine"})
-    public: bool = field(default=False, metadata={"help": "make a new repository public"})
-    output: str | None = field(default=None, metadata={"help": "keep the complete folder here; must not exist"})
-    data_name: str | None = field(default=None, metadata={"help": "what a new card calls the training data"})
-    license: str = field(default="other", metadata={"help": "licence of the weights in a new card"})
+    folder: str = needed("folder of a trained model", positional=True)
+    to: str = needed("OWNER/NAME on the Hub")
+    upload: bool = setting(False, "upload; without it nothing leaves this machine")
+    public: bool = setting(False, "make a new repository public")
+    output: str | None = setting(None, "keep the complete folder here; must not exist")
+    data_name: str | None = setting(None, "what a new card calls the training data")
+    license: str = setting("other", "licence of the weights in a new card")
 
     def __post_init__(self) -> None:
         if self.to.count("/") != 1 or not all(self.to.split("/")):

@@ -11,10 +11,11 @@ first, as the benchmark does for all; --no_nms for maps that are thin already. T
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hf_contour.cli.settings import command_line, read_settings
+from hf_contour.flags import needed, setting
 from hf_contour.metrics.boundary import MAX_DIST
 
 
@@ -22,16 +23,14 @@ from hf_contour.metrics.boundary import MAX_DIST
 class MapScoringArguments:
     """Which maps to score, and against what."""
 
-    maps: str = field(metadata={"help": "folder of maps, or Parquet file", "positional": True})
-    data: str = field(metadata={"help": "data set with contour maps: BSDS folder, folder, Parquet or Hub id"})
-    split: str = field(default="test", metadata={"help": "its split"})
-    id_column: str = field(
-        default="image_id", metadata={"help": "column of the images' names; where there is none, their file names"}
-    )
-    nms: bool = field(default=True, metadata={"help": "reduce soft maps to their crests first"})
-    max_dist: float = field(default=MAX_DIST, metadata={"help": "largest distance of a match, in diagonals"})
-    num_processes: int = field(default=1, metadata={"help": "processes that match"})
-    output: str | None = field(default=None, metadata={"help": "JSON file for scores and protocol"})
+    maps: str = needed("folder of maps, or Parquet file", positional=True)
+    data: str = needed("data set with contour maps: BSDS folder, folder, Parquet or Hub id")
+    split: str = setting("test", "its split")
+    id_column: str = setting("image_id", "column of the images' names; where there is none, their file names")
+    nms: bool = setting(True, "reduce soft maps to their crests first")
+    max_dist: float = setting(MAX_DIST, "largest distance of a match, in diagonals")
+    num_processes: int = setting(1, "processes that match")
+    output: str | None = setting(None, "JSON file for scores and protocol")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_contour.evaluation.arguments import portable_path
-from hf_contour.training.flags import FlagParser
+from hf_contour.flags import FlagParser
 
 
 def read_settings(settings: type[Any], argv: Sequence[str], *, command: str, description: str | None) -> Any:

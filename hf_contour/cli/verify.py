@@ -8,21 +8,20 @@ Seconds; no network, and nothing of the folder is executed. Exit codes: 0 whole 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hf_contour.cli.settings import read_settings
+from hf_contour.flags import needed, setting
 
 
 @dataclass
 class VerifyArguments:
     """Which folder."""
 
-    folder: str = field(
-        metadata={"help": "folder that save_pretrained wrote, or that was downloaded", "positional": True}
-    )
-    json: bool = field(default=False, metadata={"help": "print one JSON object"})
-    write_manifest: bool = field(default=False, metadata={"help": "write checksums if nothing has failed"})
+    folder: str = needed("folder that save_pretrained wrote, or that was downloaded", positional=True)
+    json: bool = setting(False, "print one JSON object")
+    write_manifest: bool = setting(False, "write checksums if nothing has failed")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,10 +1,11 @@
 """Settings of an evaluation and of a calibration, apart from the code that needs torch, so that `--help` is quick."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hf_contour.data import EMBEDDED
+from hf_contour.flags import check_least, needed, setting
 from hf_contour.metrics import MIN_SLICE
 from hf_contour.metrics.boundary import MAX_DIST
 
@@ -24,65 +25,52 @@ PERTURBATIONS = (*COLOUR_PERTURBATIONS, *CONTOUR_PERTURBATIONS)
 EMBEDDED_SAMPLES = 200  # as many as a training evaluates on
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class EvaluationArguments:
     """Settings of an evaluation; `help` describes each."""
 
-    model: str = field(metadata={"help": "folder of a classifier or of an extractor with its single-channel layer"})
-    data: str = _setting(EMBEDDED, "'embedded' (drawn garments), a folder, a file or a Hub id")
-    data_config: str | None = _setting(None, "configuration of the data set, where it has several")
-    split: str = _setting("test", "split to evaluate on")
-    output: str | None = _setting(None, "results file; default: beside the model's run, else runs/evaluations")
-    name: str | None = _setting(None, "name of the results; default: MODEL-DATA-SPLIT")
-    group_column: str | None = _setting(None, "column of groups of near duplicates, for the interval of accuracy")
-    image_column: str = _setting("image", "column of the images")
-    contours_column: str = _setting("contours", "column of the contour maps")
-    label_column: str = _setting("label", "column of the labels")
-    multi_label: bool = _setting(False, "a csv cell holds several labels")
-    label_separator: str | None = _setting(None, "between several labels in a csv cell; default: ';'")
-    unlabelled: Literal["error", "skip"] = _setting("error", "skip leaves rows without a label out and counts them")
-    batch_size: int = _setting(32, "images of a process in a batch; contours go one by one")
-    max_samples: int = _setting(0, "only so many images, drawn evenly over the classes; 0: all")
-    embedded_size: list[int] = field(
-        default_factory=lambda: [96, 96], metadata={"help": "height and width of the drawn garments"}
+    model: str = needed("folder of a classifier or of an extractor with its single-channel layer")
+    data: str = setting(EMBEDDED, "'embedded' (drawn garments), a folder, a file or a Hub id")
+    data_config: str | None = setting(None, "configuration of the data set, where it has several")
+    split: str = setting("test", "split to evaluate on")
+    output: str | None = setting(None, "results file; default: beside the model's run, else runs/evaluations")
+    name: str | None = setting(None, "name of the results; default: MODEL-DATA-SPLIT")
+    group_column: str | None = setting(None, "column of groups of near duplicates, for the interval of accuracy")
+    image_column: str = setting("image", "column of the images")
+    contours_column: str = setting("contours", "column of the contour maps")
+    label_column: str = setting("label", "column of the labels")
+    multi_label: bool = setting(False, "a csv cell holds several labels")
+    label_separator: str | None = setting(None, "between several labels in a csv cell; default: ';'")
+    unlabelled: Literal["error", "skip"] = setting("error", "skip leaves rows without a label out and counts them")
+    batch_size: int = setting(32, "images of a process in a batch; contours go one by one")
+    max_samples: int = setting(0, "only so many images, drawn evenly over the classes; 0: all")
+    embedded_size: list[int] = setting([96, 96], "height and width of the drawn garments")
+    num_workers: int = setting(0, "processes that read images")
+    seed: int = setting(0, "seed of the bootstrap, and of the drawn garments")
+    num_resamples: int = setting(2000, "resamples of the bootstrap")
+    num_bins: int = setting(15, "bins of the expected calibration error")
+    slices: list[str] = setting(
+        [],
+        "score parts of the split too: 'column' (each value, or thirds of numbers) or 'column<=0.5'; "
+        "brightness and aspect_ratio are measured where the data does not have them",
     )
-    num_workers: int = _setting(0, "processes that read images")
-    seed: int = _setting(0, "seed of the bootstrap, and of the drawn garments")
-    num_resamples: int = _setting(2000, "resamples of the bootstrap")
-    num_bins: int = _setting(15, "bins of the expected calibration error")
-    slices: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "score parts of the split too: 'column' (each value, or thirds of numbers) or 'column<=0.5'; "
-            "brightness and aspect_ratio are measured where the data does not have them"
-        },
+    min_slice: int = setting(MIN_SLICE, "values of a column with fewer images are scored together")
+    perturbations: list[str] = setting(
+        [],
+        "measure what colours and contours contribute, a pass for each: 'all', or some of " + ", ".join(PERTURBATIONS),
     )
-    min_slice: int = _setting(MIN_SLICE, "values of a column with fewer images are scored together")
-    perturbations: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "measure what colours and contours contribute, a pass for each: 'all', or some of "
-            + ", ".join(PERTURBATIONS)
-        },
-    )
-    predictions: str | None = _setting(None, "file (.npz) for what was predicted on each image")
-    id_column: str | None = _setting(None, "column that names the rows in that file; default: their positions")
-    mistakes: str | None = _setting(None, "file (.png) for a picture of the surest mistakes")
-    boundary_benchmark: bool = _setting(True, "score contours by the boundary benchmark too (ODS, OIS, AP, R50)")
-    benchmark_processes: int = _setting(1, "processes of the benchmark beside each process that runs the model")
-    max_dist: float = _setting(MAX_DIST, "largest distance of a match in the benchmark, as a share of the diagonal")
-    cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
+    predictions: str | None = setting(None, "file (.npz) for what was predicted on each image")
+    id_column: str | None = setting(None, "column that names the rows in that file; default: their positions")
+    mistakes: str | None = setting(None, "file (.png) for a picture of the surest mistakes")
+    boundary_benchmark: bool = setting(True, "score contours by the boundary benchmark too (ODS, OIS, AP, R50)")
+    benchmark_processes: int = setting(1, "processes of the benchmark beside each process that runs the model")
+    max_dist: float = setting(MAX_DIST, "largest distance of a match in the benchmark, as a share of the diagonal")
+    cpu: bool = setting(False, "run on the CPU even where there is an accelerator")
 
     def __post_init__(self) -> None:
         lowest = dict.fromkeys(("batch_size", "benchmark_processes", "min_slice"), 1)
         lowest |= dict.fromkeys(("max_samples", "num_workers", "seed"), 0)
-        for name, low in lowest.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}.")
+        check_least(self, lowest)
         if self.perturbations == ["all"]:
             self.perturbations = list(PERTURBATIONS)
         for name in self.perturbations:
@@ -122,47 +110,39 @@ class EvaluationArguments:
 class CalibrationArguments:
     """Settings of a calibration; `help` describes each."""
 
-    model: str = field(metadata={"help": "folder of a classifier, which gets temperature and threshold"})
-    data: list[str] = field(
-        metadata={"help": "a folder, a file or a Hub id; or the several sources of a model (path,config=NAME)"}
+    model: str = needed("folder of a classifier, which gets temperature and threshold")
+    data: list[str] = needed("a folder, a file or a Hub id; or the several sources of a model (path,config=NAME)")
+    data_config: str | None = setting(None, "configuration of the data set, where it has several")
+    split: str = setting("validation", "split to fit on: neither trained on nor tested on")
+    image_column: str = setting("image", "column of the images")
+    label_column: str = setting("label", "column of the labels")
+    multi_label: bool = setting(False, "a csv cell holds several labels")
+    label_separator: str | None = setting(None, "between several labels in a csv cell; default: ';'")
+    unlabelled: Literal["error", "skip"] = setting("error", "skip leaves rows without a label out and counts them")
+    batch_size: int = setting(32, "images in a batch")
+    max_samples: int = setting(0, "only so many images, drawn evenly over the classes; 0: all")
+    num_workers: int = setting(0, "processes that read images")
+    num_bins: int = setting(15, "bins of the expected calibration error")
+    wanted_accuracy: list[float] = setting(
+        [0.995, 0.99, 0.999],
+        "find the lowest confidence from which on predictions are right so often; that of the first "
+        "becomes the abstain_threshold of config.json, the others are printed",
     )
-    data_config: str | None = _setting(None, "configuration of the data set, where it has several")
-    split: str = _setting("validation", "split to fit on: neither trained on nor tested on")
-    image_column: str = _setting("image", "column of the images")
-    label_column: str = _setting("label", "column of the labels")
-    multi_label: bool = _setting(False, "a csv cell holds several labels")
-    label_separator: str | None = _setting(None, "between several labels in a csv cell; default: ';'")
-    unlabelled: Literal["error", "skip"] = _setting("error", "skip leaves rows without a label out and counts them")
-    batch_size: int = _setting(32, "images in a batch")
-    max_samples: int = _setting(0, "only so many images, drawn evenly over the classes; 0: all")
-    num_workers: int = _setting(0, "processes that read images")
-    num_bins: int = _setting(15, "bins of the expected calibration error")
-    wanted_accuracy: list[float] = field(
-        default_factory=lambda: [0.995, 0.99, 0.999],
-        metadata={
-            "help": "find the lowest confidence from which on predictions are right so often; that of the first "
-            "becomes the abstain_threshold of config.json, the others are printed"
-        },
-    )
-    refit_head: bool = _setting(
+    refit_head: bool = setting(
         False, "fit the head anew to these images, no farther from what it was than images not fitted to bear out"
     )
-    familiarity: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "remember images of the train splits of these sources (path,config=NAME), to tell unfamiliar ones"
-        },
+    familiarity: list[str] = setting(
+        [], "remember images of the train splits of these sources (path,config=NAME), to tell unfamiliar ones"
     )
-    learning_curve: list[int] = field(
-        default_factory=list,
-        metadata={"help": "what so many labelled images are worth, such as 0 50 200 1000; changes no model"},
+    learning_curve: list[int] = setting(
+        [], "what so many labelled images are worth, such as 0 50 200 1000; changes no model"
     )
-    test_split: str | None = _setting(None, "split that the learning curve is scored on")
-    group_column: str | None = _setting(None, "column of groups of near duplicates, which are not torn apart")
-    seed: int = _setting(0, "seed of the drawn garments, of folds and of the images of a learning curve")
-    dry_run: bool = _setting(False, "leave config.json as it is")
-    output: str | None = _setting(None, "JSON file for the figures; default: none is written")
-    cpu: bool = _setting(False, "run on the CPU even where there is an accelerator")
+    test_split: str | None = setting(None, "split that the learning curve is scored on")
+    group_column: str | None = setting(None, "column of groups of near duplicates, which are not torn apart")
+    seed: int = setting(0, "seed of the drawn garments, of folds and of the images of a learning curve")
+    dry_run: bool = setting(False, "leave config.json as it is")
+    output: str | None = setting(None, "JSON file for the figures; default: none is written")
+    cpu: bool = setting(False, "run on the CPU even where there is an accelerator")
 
     def __post_init__(self) -> None:
         if not self.wanted_accuracy or not all(0 < accuracy <= 1 for accuracy in self.wanted_accuracy):

@@ -156,7 +156,7 @@ def render_card(folder: Path, facts: CardFacts, results: Sequence[Results], *, m
         architecture=_architecture(model),
         usage=_usage(model, facts.repo_id or model.name),
         abstaining=_abstaining(model),
-        results="\n\n".join(part for part in (results_section(results, folder), more_results) if part),
+        results="\n\n".join(part for part in (results_section(results), more_results) if part),
         sources=facts.sources,
         starting_weights=[PACKAGED_WEIGHTS[name] for name in facts.starting_weights],
         says_starting_weights=not facts.own_data,

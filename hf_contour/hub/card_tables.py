@@ -36,21 +36,12 @@ GARMENTS_ONLY = "skin_fraction <= 0.02"
 DISTURBED = {"colour_reliance": "Colours changed", "contour_contribution": "Contours taken away"}
 
 
-def results_section(results: Sequence[Results], folder: Path) -> str:
-    """What the card of a model shows of its evaluations.
-
-    Args:
-        results: all of one task.
-        folder: of the model; an image in it that is named for an evaluation is shown with it.
-    """
+def results_section(results: Sequence[Results]) -> str:
+    """What the card of a model shows of its evaluations, all of one task."""
     if not results:
         return "No evaluation of this model has been made."
-    parts = [results_table(results)]
-    for found in results:
-        parts += _class_tables(found) if found.task == CLASSIFICATION else []
-        if (folder / f"{found.name}.png").is_file():
-            parts.append(f"![The scores in images: {measured_on(found)}]({found.name}.png)")
-    return "\n\n".join(parts)
+    tables = [table for found in results if found.task == CLASSIFICATION for table in _class_tables(found)]
+    return "\n\n".join([results_table(results), *tables])
 
 
 def _class_tables(results: Results) -> list[str]:

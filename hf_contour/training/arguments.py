@@ -2,11 +2,9 @@
 
 The base is put together from parts; code that needs only a part says so in its signature.
 """
-# ruff: noqa: RUF009  # `setting` makes a field, as `dataclasses.field` does
 
 import dataclasses
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,30 +12,13 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
 from hf_contour.data import EMBEDDED
+from hf_contour.flags import setting
 
 StageName = Literal["contour", "gender"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 MAPPINGS = ("augmentation", "colour", "model")  # a mapping in a recipe, JSON on the command line
 
 _MOST = 2**31
-
-
-def setting(
-    default: Any, text: str, *, least: float | None = None, most: float = math.inf, neutral: bool = False
-) -> Any:
-    """A field of the settings.
-
-    Args:
-        default: its value where none is given.
-        text: for `--help`.
-        least: lowest value of a number.
-        most: highest value of a number.
-        neutral: it changes where and how fast a training runs, not what comes out; a resumed run may change it.
-    """
-    metadata = {"help": text, "neutral": neutral, "range": None if least is None else (least, most)}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass

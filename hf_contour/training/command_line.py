@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_contour.data import EMBEDDED
+from hf_contour.flags import FlagParser, named_file, nearest
 from hf_contour.training.arguments import (
     ARGUMENTS,
     MAPPINGS,
@@ -18,7 +19,6 @@ from hf_contour.training.arguments import (
     as_mapping,
     launched,
 )
-from hf_contour.training.flags import FlagParser, named_file, nearest
 
 logger = logging.getLogger(__name__)
 

@@ -39,10 +39,10 @@ from hf_contour.evaluation.arguments import EvaluationArguments
 from hf_contour.evaluation.cost import multiply_adds
 from hf_contour.evaluation.predictions import ClassPredictions, join_predictions, pair_predictions, read_predictions
 from hf_contour.evaluation.run import evaluate, load_model
+from hf_contour.flags import named_file
 from hf_contour.io import library_versions, source_commit
 from hf_contour.training.across_sources import LeftOut, evaluate_left_out, scores_across_sources
 from hf_contour.training.arguments import ARGUMENTS, ContourArguments, GenderArguments
-from hf_contour.training.flags import named_file
 from hf_contour.training.folder_lock import FolderInUseError
 from hf_contour.training.run import run_stage
 

@@ -7,7 +7,7 @@ About half a minute. Batch 1, float32, eager, channels last, batch normalisation
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +19,7 @@ from torch import nn
 
 from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.evaluation.cost import count_parameters, median_ratio, multiply_adds, time_side_by_side
+from hf_contour.flags import needed, setting
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 from hf_contour.training.records import device_name
 
@@ -30,12 +31,12 @@ BASELINE_SIZE = (224, 224)
 class BenchmarkArguments:
     """What to time."""
 
-    models: list[str] = field(metadata={"help": "folders of extractors"})
-    height: int = field(default=320, metadata={"help": "height of the image"})
-    width: int = field(default=480, metadata={"help": "width of the image"})
-    threads: int = field(default=2, metadata={"help": "threads of torch"})
-    num_rounds: int = field(default=12, metadata={"help": "rounds, each of which times every model once"})
-    output: str = field(default="model_cards/results/speed_contours.json", metadata={"help": "results file"})
+    models: list[str] = needed("folders of extractors")
+    height: int = setting(320, "height of the image")
+    width: int = setting(480, "width of the image")
+    threads: int = setting(2, "threads of torch")
+    num_rounds: int = setting(12, "rounds, each of which times every model once")
+    output: str = setting("model_cards/results/speed_contours.json", "results file")
 
 
 def main(arguments: BenchmarkArguments) -> None:

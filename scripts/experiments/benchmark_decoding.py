@@ -8,7 +8,7 @@ About half a minute on one CPU core. What decoding at reduced scale saves is see
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -18,6 +18,7 @@ from common import run_tool, write_results
 
 from hf_contour.data.garments.drawing import draw_garment
 from hf_contour.evaluation.cost import median_ratio, time_side_by_side
+from hf_contour.flags import setting
 from hf_contour.image_processing_contour import ContourImageProcessor
 
 JPEG_QUALITY = 90
@@ -27,17 +28,14 @@ JPEG_QUALITY = 90
 class DecodingBenchmarkArguments:
     """What to time."""
 
-    file_sizes: list[str] = field(
-        default_factory=lambda: ["3000x2000", "1200x900", "800x600", "224x168"],
-        metadata={"help": "heights and widths of the stored images"},
+    file_sizes: list[str] = setting(
+        ["3000x2000", "1200x900", "800x600", "224x168"], "heights and widths of the stored images"
     )
-    image_size: list[int] = field(
-        default_factory=lambda: [128, 96], metadata={"help": "height and width that they are resized to"}
-    )
-    num_images: int = field(default=4, metadata={"help": "images of each size"})
-    num_rounds: int = field(default=12, metadata={"help": "rounds, each of which reads all of them both ways"})
-    threads: int = field(default=1, metadata={"help": "threads of torch"})
-    output: str = field(default="model_cards/results/speed_decoding.json", metadata={"help": "results file"})
+    image_size: list[int] = setting([128, 96], "height and width that they are resized to")
+    num_images: int = setting(4, "images of each size")
+    num_rounds: int = setting(12, "rounds, each of which reads all of them both ways")
+    threads: int = setting(1, "threads of torch")
+    output: str = setting("model_cards/results/speed_decoding.json", "results file")
 
 
 def main(arguments: DecodingBenchmarkArguments) -> None:

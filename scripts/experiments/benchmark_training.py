@@ -8,7 +8,7 @@ the goal is 0.8 of its speed in training. With a GPU: --device cuda, in bf16, an
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +21,7 @@ from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.evaluation.arguments import model_name
 from hf_contour.evaluation.cost import count_parameters, median_ratio, multiply_adds, time_side_by_side
 from hf_contour.evaluation.run import load_model
+from hf_contour.flags import needed, setting
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.loss_contour import classification_loss
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
@@ -41,17 +42,15 @@ class TrainingBenchmark:
         ValueError: If a value is impossible, or the device is not there.
     """
 
-    models: list[str] = field(metadata={"help": "folders of classifiers; the first is the baseline"})
-    batch_size: int = field(default=32, metadata={"help": "images in a training step, and in a batch in use"})
-    threads: int = field(default=1, metadata={"help": "threads of torch on the CPU"})
-    num_rounds: int = field(default=12, metadata={"help": "rounds, each of which times every model once"})
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
-    compile: bool = field(default=False, metadata={"help": "torch.compile the models"})
-    channels_last: bool = field(default=True, metadata={"help": "lay images and kernels out channels last"})
-    image_size: list[int] | None = field(
-        default=None, metadata={"help": "height and width of the images; default: of each model's processor"}
-    )
-    output: str = field(default="model_cards/results/speed_training.json", metadata={"help": "results file"})
+    models: list[str] = needed("folders of classifiers; the first is the baseline")
+    batch_size: int = setting(32, "images in a training step, and in a batch in use")
+    threads: int = setting(1, "threads of torch on the CPU")
+    num_rounds: int = setting(12, "rounds, each of which times every model once")
+    device: str = setting("cpu", "cpu or cuda")
+    compile: bool = setting(False, "torch.compile the models")
+    channels_last: bool = setting(True, "lay images and kernels out channels last")
+    image_size: list[int] | None = setting(None, "height and width of the images; default: of each model's processor")
+    output: str = setting("model_cards/results/speed_training.json", "results file")
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:

@@ -8,7 +8,7 @@ images, which have no contour, the highest value counts.
 """
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hf_contour.data.sources import load_source
+from hf_contour.flags import needed, setting
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 
@@ -30,15 +31,15 @@ PLAIN_LEVELS = (0, 128, 255)  # of each channel: 27 colours
 class BorderArguments:
     """What to measure."""
 
-    models: list[str] = field(metadata={"help": "folders of extractors"})
-    data: str = field(metadata={"help": "photographs"})
-    data_config: str = field(default="hm", metadata={"help": "configuration of the data"})
-    split: str = field(default="validation", metadata={"help": "split of the data"})
-    num_images: int = field(default=60, metadata={"help": "photographs, the first of the split"})
-    num_drawn: int = field(default=8, metadata={"help": "photographs whose contours are drawn"})
-    margin: int = field(default=4, metadata={"help": "outer pixels that count as the border"})
-    output: str = field(default="model_cards/results/border_lines.json", metadata={"help": "results file"})
-    drawing: str = field(default="model_cards/contours_hm.png", metadata={"help": "drawing"})
+    models: list[str] = needed("folders of extractors")
+    data: str = needed("photographs")
+    data_config: str = setting("hm", "configuration of the data")
+    split: str = setting("validation", "split of the data")
+    num_images: int = setting(60, "photographs, the first of the split")
+    num_drawn: int = setting(8, "photographs whose contours are drawn")
+    margin: int = setting(4, "outer pixels that count as the border")
+    output: str = setting("model_cards/results/border_lines.json", "results file")
+    drawing: str = setting("model_cards/contours_hm.png", "drawing")
 
 
 def main(arguments: BorderArguments) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_contour.evaluation.arguments import portable_arguments, portable_path
+from hf_contour.flags import FlagParser
 from hf_contour.io import OutputError, library_versions, source_commit, write_json
-from hf_contour.training.flags import FlagParser
 
 
 def run_tool(settings: type[Any], work: Callable[[Any], None], *, description: str | None) -> None:

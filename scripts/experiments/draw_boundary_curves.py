@@ -7,7 +7,7 @@ set and one protocol.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 from common import run_tool
 
 from hf_contour.evaluation.results import read_results
+from hf_contour.flags import needed, setting
 from hf_contour.hub.card_tables import data_words
 
 
@@ -103,9 +104,9 @@ def _f1(recall: float, precision: float) -> float:
 class CurveArguments:
     """What to draw."""
 
-    results: list[str] = field(metadata={"help": "results files of extractors"})
-    output: str = field(default="model_cards/boundary_curves.png", metadata={"help": "image to write"})
-    human: bool = field(default=True, metadata={"help": "draw the human point, which belongs to BSDS500"})
+    results: list[str] = needed("results files of extractors")
+    output: str = setting("model_cards/boundary_curves.png", "image to write")
+    human: bool = setting(True, "draw the human point, which belongs to BSDS500")
 
 
 def main(arguments: CurveArguments) -> None:

@@ -6,7 +6,7 @@ Seconds. Columns: image, annotated edge map, each extractor, and the levels of t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from common import refuse_hub_ids, run_tool
 from PIL import Image, ImageDraw, ImageOps
 
 from hf_contour.data.garments.drawing import draw_garment
+from hf_contour.flags import needed, setting
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.inference.contours import grey_image, level_maps
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
@@ -26,11 +27,11 @@ GAP = 2
 class StripArguments:
     """What to draw."""
 
-    models: list[str] = field(metadata={"help": "folders of extractors; the levels of the last one are drawn"})
-    garments: list[int] = field(default_factory=lambda: [3, 8], metadata={"help": "which garments, a row for each"})
-    side: int = field(default=192, metadata={"help": "height and width of an image"})
-    seed: int = field(default=0, metadata={"help": "seed of the garments"})
-    output: str = field(default="model_cards/strip.png", metadata={"help": "file to write"})
+    models: list[str] = needed("folders of extractors; the levels of the last one are drawn")
+    garments: list[int] = setting([3, 8], "which garments, a row for each")
+    side: int = setting(192, "height and width of an image")
+    seed: int = setting(0, "seed of the garments")
+    output: str = setting("model_cards/strip.png", "file to write")
 
 
 def main(arguments: StripArguments) -> None:

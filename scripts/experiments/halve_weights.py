@@ -6,13 +6,14 @@ Seconds. Loading brings the weights back to float32, in which the model computes
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from common import run_tool
 
 from hf_contour.evaluation.run import load_model
+from hf_contour.flags import needed
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.io import write_text
 
@@ -21,8 +22,8 @@ from hf_contour.io import write_text
 class HalvingArguments:
     """Which model, and where to."""
 
-    model: str = field(metadata={"help": "folder of a model"})
-    output: str = field(metadata={"help": "folder to make; must not exist"})
+    model: str = needed("folder of a model")
+    output: str = needed("folder to make; must not exist")
 
 
 def main(arguments: HalvingArguments) -> None:

@@ -6,13 +6,14 @@ writes model_cards/results/NAME.json and model_cards/NAME.png; takes a second. N
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common import run_tool
 
 from hf_contour.evaluation.arguments import portable_values
+from hf_contour.flags import needed, setting
 from hf_contour.io import write_json
 
 
@@ -20,9 +21,9 @@ from hf_contour.io import write_json
 class ReportArguments:
     """Which training, and where to."""
 
-    folder: str = field(metadata={"help": "folder of a finished stage"})
-    name: str = field(metadata={"help": "name of the files written"})
-    output_dir: str = field(default="model_cards", metadata={"help": "folder to write to"})
+    folder: str = needed("folder of a finished stage")
+    name: str = needed("name of the files written")
+    output_dir: str = setting("model_cards", "folder to write to")
 
 
 def main(arguments: ReportArguments) -> None:

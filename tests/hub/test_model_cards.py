@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import draw_class_scores
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -223,24 +222,6 @@ def test_the_card_names_the_contour_features(tmp_path: Path, fields: dict[str, A
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | fields))
     assert words in str(render_card(folder, FACTS, [classifier_results()]))
-
-
-def test_the_image_of_an_evaluation_is_shown_where_there_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_calibrated_folder(tmp_path / "model_cards" / "garment-lite0")
-    results = full_results()
-    results.scores["reliability"] = [
-        {"low": 0.5, "high": 1.0, "num_samples": 4, "confidence": 0.75, "accuracy": 0.75},
-    ]
-    write_results(results, tmp_path / "results.json")
-    monkeypatch.chdir(tmp_path)
-    draw_class_scores.main(draw_class_scores.DrawingArguments(results="results.json"))
-    assert (folder / "garment-lite0-test.png").is_file()
-    another = full_results("another-test")
-    text = str(render_card(folder, FACTS, [results, another]))
-    assert text.count(".png)") == 1
-    assert "![The scores in images: myntra_gender small test](garment-lite0-test.png)" in text
 
 
 def test_weights_free_of_bsds_are_apache(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from hf_contour.training.flags import FlagParser
+from hf_contour.flags import FlagParser
 
 
 @dataclass

@@ -1,14 +1,50 @@
-"""Flags of a command from the fields of a dataclass, without the second that importing Transformers takes."""
+"""Settings as fields of dataclasses, and the flags of a command from them; quick, since torch is not imported."""
 
 import argparse
 import difflib
+import math
 import types
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def setting(
+    default: Any, text: str, *, least: float | None = None, most: float = math.inf, neutral: bool = False, **more: Any
+) -> Any:
+    """A field of the settings of a command.
+
+    Args:
+        default: its value where none is given; `MISSING` where one must be.
+        text: for `--help`.
+        least: lowest value of a number.
+        most: highest value of a number.
+        neutral: it changes where and how fast a training runs, not what comes out; a resumed run may change it.
+        more: `positional=True` for what goes without a name, `choices` of a word.
+    """
+    metadata = {"help": text, "neutral": neutral, "range": None if least is None else (least, most), **more}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def needed(text: str, **more: Any) -> Any:
+    """A field of the settings without a default; see `setting`."""
+    return setting(MISSING, text, **more)
+
+
+def check_least(settings: Any, lowest: Mapping[str, int]) -> None:
+    """Refuses settings below the lowest value of each.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    for name, least in lowest.items():
+        if getattr(settings, name) < least:
+            raise ValueError(f"{name} is {getattr(settings, name)}; expected at least {least}.")
 
 
 class FlagParser(argparse.ArgumentParser):
