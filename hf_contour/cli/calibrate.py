@@ -24,15 +24,6 @@ from hf_contour.evaluation.arguments import CalibrationArguments
 if TYPE_CHECKING:
     from hf_contour.evaluation.calibration import Calibration
 
-CURVE_HEADER = [
-    "images",
-    "balanced accuracy (95 % interval)",
-    "calibration error",
-    "decided",
-    "right of those decided",
-]
-CURVE_HEADER += ["penalty"]
-
 
 def main(argv: Sequence[str]) -> int:
     """Calibrates, and prints the figures."""
@@ -58,11 +49,11 @@ def main(argv: Sequence[str]) -> int:
 
 def draw_curve(arguments: CalibrationArguments, command: str) -> int:
     """What numbers of labelled images are worth, as a table and a results file."""
-    from hf_contour.evaluation.adaptation import curve_rows, learning_curve
-    from hf_contour.evaluation.summary import markdown_table
+    from hf_contour.evaluation.adaptation import learning_curve
+    from hf_contour.evaluation.summary import learning_curve_table
 
     content = learning_curve(arguments, command=command)
-    print(markdown_table(CURVE_HEADER, curve_rows(content["points"])))
+    print(learning_curve_table(content))
     print(f"written: {arguments.output}")
     return 0
 

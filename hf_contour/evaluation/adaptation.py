@@ -1,7 +1,6 @@
 """A classifier for a shop that it does not know: its head fitted anew, what is familiar, and what labels are worth."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -299,21 +298,6 @@ def _point(
         "coverage": decided[0]["coverage"] if decided else 1.0,
         "accuracy_decided": decided[0]["accuracy"] if decided else scores["accuracy"],
     }
-
-
-def curve_rows(points: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A row of cells for each point of a learning curve."""
-    return [
-        [
-            str(point["num_samples"]),
-            "{:.3f} ({:.3f} to {:.3f})".format(point["balanced_accuracy"], *point["balanced_accuracy_interval"]),
-            f"{point['expected_calibration_error']:.3f}",
-            f"{point['coverage']:.1%}",
-            "-" if point["accuracy_decided"] is None else f"{point['accuracy_decided']:.3f}",
-            "as it was" if point["strength"] is None else f"{point['strength']:g}",
-        ]
-        for point in points
-    ]
 
 
 def _rows(arguments: CalibrationArguments, split: str, model: ContourGenderForImageClassification) -> Dataset:

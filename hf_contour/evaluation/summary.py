@@ -1,9 +1,11 @@
-"""Tables of Markdown, and that of a classifier's evaluation: all images, each slice, each perturbation."""
+"""Tables of Markdown: a classifier's evaluation on all images, slices and perturbations, and what labels bring."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEADER = ["images", "number", "groups", "accuracy (95 % interval)", "balanced accuracy", "lost (95 % interval)"]
+CURVE_HEADER = ["images", "balanced accuracy (95 % interval)", "calibration error", "decided"]
+CURVE_HEADER += ["right of those decided", "penalty"]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -18,6 +20,26 @@ def class_summary(scores: Mapping[str, Any]) -> str:
     for kind in ("colour_reliance", "contour_contribution"):
         rows += [_disturbed_row(name, figures) for name, figures in scores.get(kind, {}).items()]
     return markdown_table(HEADER, rows)
+
+
+def learning_curve_table(results: Mapping[str, Any]) -> str:
+    """A row for each number of labelled images of a new source.
+
+    Args:
+        results: as `hf-contour calibrate --learning_curve` writes them.
+    """
+    rows = [
+        [
+            str(point["num_samples"]),
+            "{:.3f} ({:.3f} to {:.3f})".format(point["balanced_accuracy"], *point["balanced_accuracy_interval"]),
+            f"{point['expected_calibration_error']:.3f}",
+            f"{point['coverage']:.1%}",
+            "-" if point["accuracy_decided"] is None else f"{point['accuracy_decided']:.3f}",
+            "as it was" if point["strength"] is None else f"{point['strength']:g}",
+        ]
+        for point in results["points"]
+    ]
+    return markdown_table(CURVE_HEADER, rows)
 
 
 def _row(name: str, figures: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,21 @@ def across_table(results: Mapping[str, Any]) -> str:
     return markdown_table([*HEADER, *names, *AFTER], [_row(name, figures, names) for name, figures in across.items()])
 
 
+def coverage_table(results: Mapping[str, Any]) -> str:
+    """A row for each variant and source: accuracy on the surest part of the images.
+
+    Args:
+        results: as for `across_table`.
+    """
+    rows = []
+    for variant, figures in results["across"].items():
+        curves = {name: one["coverage_curve"] for name, one in figures["sources"].items()}
+        for name, curve in curves.items():
+            rows.append([variant, name, *(f"{accuracy:.3f}" for _, accuracy in curve)])
+    shares = [f"{share:.0%}" for share, _ in curve]
+    return markdown_table(["variant", "left out", *(f"accuracy on the surest {share}" for share in shares)], rows)
+
+
 def _row(variant: str, figures: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     mean, difference, worst = figures["mean"], figures.get("difference"), figures["worst"]
     return [

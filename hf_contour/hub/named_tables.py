@@ -12,12 +12,10 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from hf_contour.evaluation.summary import markdown_table
-from hf_contour.hub.across_tables import across_table
+from hf_contour.evaluation.summary import learning_curve_table, markdown_table
+from hf_contour.hub.across_tables import across_table, coverage_table
 from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words
 
-KINDS = "comparison|across|speed|training_speed|decoding_speed|prediction_speed|kills|borders|faults"
-MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 # The score that a comparison of extractors is ranked by, and those shown beside it.
 COMPARED_SCORES = ("ods", ("ois", "ap", "r50"))
 
@@ -212,11 +210,15 @@ def borders_table(results: Mapping[str, Any]) -> str:
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "comparison": comparison_table,
     "across": across_table,
+    "coverage": coverage_table,
+    "learning_curve": learning_curve_table,
     **{kind: partial(rows_table, kind) for kind in COLUMNS},
     "faults": faults_table,
     "kills": kills_table,
     "borders": borders_table,
 }
+KINDS = "|".join(TABLES)
+MARKER = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<name>[\w-]+) -->\n)(?:.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 
 
 def fill_named_tables(text: str, folder: Path) -> str:

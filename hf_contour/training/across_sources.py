@@ -27,6 +27,7 @@ from hf_contour.evaluation.classes import ClassEvaluationSettings
 from hf_contour.evaluation.predictions import ClassPredictions
 from hf_contour.evaluation.run import evaluate
 from hf_contour.image_processing_contour import ContourImageProcessor
+from hf_contour.metrics.calibration import coverage_curve, thresholds_for_coverages
 from hf_contour.metrics.classification import (
     DEFAULT_SETTINGS,
     FloatArray,
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 WANTED_ACCURACY = 0.9  # of what is decided; the threshold is chosen on the other sources
 WORN = {"alone": "worn = False", "worn": "worn = True"}
+COVERAGES = (0.3, 0.5, 0.7, 0.9, 1.0)  # shares of the images, the surest first
 SCORES = ("balanced_accuracy", "expected_calibration_error", "brier_score", "coverage", "accuracy_decided")
 
 
@@ -118,7 +120,8 @@ def scores_across_sources(runs: Sequence[LeftOut]) -> dict[str, Any]:
         runs: of all variants, sources and seeds.
 
     Returns:
-        Variant -> `sources` (the figures of each), `mean` (over them; `alone` and `worn` of all their images
+        Variant -> `sources` (the figures of each; `coverage_curve` pairs a share of the images, the surest first, with
+        the accuracy on them), `mean` (over them; `alone` and `worn` of all their images
         together), `worst` (`source` and `balanced_accuracy`), `difference` to the variant that it is paired with
         (`with`, `balanced_accuracy`, `interval`; not for that one itself) and `num_seeds`.
     """
@@ -170,6 +173,7 @@ def _source_figures(of_seeds: Sequence[LeftOut]) -> dict[str, Any]:
         "num_samples": len(of_seeds[0].predictions.labels),
         **figures,
         "interval": percentile_interval(draws),
+        "coverage_curve": np.mean([_coverage_curve(run.predictions) for run in of_seeds], axis=0).tolist(),
         "temperature": float(np.mean([run.scores["temperature"] for run in of_seeds])),
         **_worn_figures(of_seeds),
     }
@@ -183,6 +187,13 @@ def _run_figures(run: LeftOut) -> dict[str, Any]:
         (decided,) = [point for point in run.scores["coverage"] if point["threshold"] == threshold]
     named = {name: run.scores[name] for name in SCORES[:3]}
     return {**named, "coverage": decided["coverage"], "accuracy_decided": decided["accuracy"]}
+
+
+def _coverage_curve(predictions: ClassPredictions) -> list[tuple[float, float]]:
+    """Pairs of a coverage and the accuracy on the images that it decides."""
+    confidence = predictions.probabilities.max(axis=1)
+    points = coverage_curve(confidence, predictions.correct, thresholds_for_coverages(confidence, COVERAGES))
+    return [(share, float(point.accuracy or 0)) for share, point in zip(COVERAGES, points, strict=True)]
 
 
 def _means(figures: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ from tiny_models import tiny_extractor
 from hf_contour.cli.main import main
 from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.evaluation.predictions import ClassPredictions, read_predictions
-from hf_contour.hub.across_tables import across_table
+from hf_contour.hub.across_tables import across_table, coverage_table
 from hf_contour.metrics.classification import balanced_accuracy_draws
 from hf_contour.metrics.slices import Slice
 from hf_contour.training.across_sources import LeftOut, scores_across_sources
@@ -104,6 +104,11 @@ def test_each_source_is_left_out_once_and_finished_runs_are_not_made_again(place
     alone, method = read_table(across_table(results))
     assert method["mean of the sources left out (95 % interval)"].startswith(f"{np.mean(own):.3f} (")
     assert (alone["compared with"], method["compared with"]) == ("", "alone")
+    curve = read_table(coverage_table(results))[4]
+    assert (curve["variant"], curve["left out"]) == ("method", "south")
+    surest = (south.predicted == south.labels)[np.argsort(-south.probabilities.max(axis=1), kind="stable")]
+    assert curve["accuracy on the surest 50%"] == f"{surest[:4].mean():.3f}"
+    assert curve["accuracy on the surest 100%"] == f"{surest.mean():.3f}"
 
 
 def predictions(right, groups, worn):
