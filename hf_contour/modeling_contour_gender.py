@@ -181,11 +181,12 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
         extractor = self.extractor if extractor is None else extractor
         return self._contour_branch(pad_to_multiple(pixel_values, self.stride), extractor)[0]
 
-    def image_features(self, pixel_values: Tensor) -> list[Tensor]:
+    def image_features(self, pixel_values: Tensor, backbones: nn.ModuleList | None = None) -> list[Tensor]:
         """What each backbone gives, before it is joined: to be computed once where the backbones are frozen too.
 
         Args:
             pixel_values: `(B, 3, H, W)`, normalised with the config's mean and deviation.
+            backbones: a folded copy of the model's own (`fold_batch_norms`), which is faster; `None` is its own.
 
         Returns:
             Maps `(B, C, H'/stride, W'/stride)` of the image padded to a multiple of the model's stride and brought to
@@ -193,7 +194,7 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
         """
         pixel_values = pad_to_multiple(pixel_values, self.stride)
         pixel_values = reduce_to_scale(pixel_values, self.config.backbone_scale, self.image_stride)
-        return [backbone(pixel_values) for backbone in self.image_backbones]
+        return [backbone(pixel_values) for backbone in backbones or self.image_backbones]
 
     def familiarity_features(self, pixel_values: Tensor) -> Tensor:
         """What familiarity is judged by: the pooled features of the image branch, or of contours that are alone.

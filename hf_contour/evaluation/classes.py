@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.data.samples import ContourSamples, collate_gender
 from hf_contour.evaluation.arguments import COLOUR_PERTURBATIONS, CONTOUR_PERTURBATIONS
 from hf_contour.evaluation.loops import class_logits
@@ -98,6 +99,7 @@ def class_scores(
     groups = column_values(source, settings.group_column, "group_column") if settings.group_column else None
     ids = column_values(source, settings.id_column, "id_column") if settings.id_column else None
     slices = split_slices(samples, settings.slices, min_size=settings.min_slice)
+    model = fold_batch_norms(model).to(memory_format=torch.channels_last)  # half the time on a CPU
     logits, labels = _predict(model, samples, accelerator, settings, words="batches")
     predictions = ClassPredictions(
         logits=logits.numpy(),

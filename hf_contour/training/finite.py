@@ -44,7 +44,7 @@ def are_finite(tensors: Iterable[Tensor]) -> Tensor:
     if not floats:
         return torch.tensor(True)
     magnitudes = torch._foreach_norm(floats, ord=math.inf)  # NaN where there is one
-    return torch.stack([torch.isfinite(magnitude) for magnitude in magnitudes]).all()
+    return torch.isfinite(torch.stack(magnitudes)).all()
 
 
 def input_is_finite(batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,10 @@ class GenderTask:
     def _cached_features(self) -> dict[str, list[NDArray[np.float16]]]:
         """Of each frozen network the features of one source after the other, which other mixtures share."""
         arguments, cached = self.arguments, defaultdict(list)
-        compute = {"contour_features": self._frozen_contours, "image_features": self._frozen_images}
+        compute = {
+            "contour_features": self._frozen_contours,
+            "image_features": partial(self._frozen_images, fold_batch_norms(self.model.image_backbones)),
+        }
         described = {  # what weights alone do not say
             "contour_features": {
                 "extractor": self.config.extractor_config.to_dict(),
@@ -198,9 +202,9 @@ class GenderTask:
         with torch.no_grad():
             return [self.model.contour_features(pixel_values, self.folded_extractor)]
 
-    def _frozen_images(self, pixel_values: Tensor) -> list[Tensor]:
+    def _frozen_images(self, folded_backbones: nn.ModuleList, pixel_values: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            return self.model.image_features(pixel_values)
+            return self.model.image_features(pixel_values, folded_backbones)
 
     def evaluate(
         self, model: nn.Module, accelerator: Accelerator, *, split: str, heed: Callable[[], None]

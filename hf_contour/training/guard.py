@@ -55,7 +55,6 @@ class NonFiniteGuard:
     ) -> None:
         self.model, self.accelerator, self.progress = model, accelerator, progress
         self.loss_of, self.sample_name, self.policy = loss_of, sample_name, policy
-        self._state = list(model.state_dict().values())
         # Statistics change in the forward pass, before it is known whether the step is sound.
         self._statistics = list(model.buffers())
         self._before = [buffer.clone() for buffer in self._statistics] if policy == "skip" else []
@@ -77,7 +76,8 @@ class NonFiniteGuard:
 
     def note_update(self, step: Step) -> None:
         """To be called after each update: what came of it is looked at with the next step, or by `settle`."""
-        self._last, self._update_is_finite = step, are_finite(self._state)
+        updated = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        self._last, self._update_is_finite = step, are_finite(updated)
 
     def settle(self) -> None:
         """Looks at the last update now; to be called by all processes before anything is made of the weights.

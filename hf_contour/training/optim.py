@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -146,6 +147,23 @@ def learning_rate_curve(step: int, *, num_steps: int, warmup_steps: int, min_sca
     return min_scale + (1 - min_scale) * (1 + math.cos(math.pi * progress)) / 2
 
 
+class TrainedWeightsEma(ModelEmaV3):
+    """timm's moving average, which leaves out what is frozen: that is equal in both."""
+
+    @torch.no_grad()
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        """Moves weights that learn and all buffers towards those of the model; whole numbers are copied."""
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        new_values, averages, values = model.state_dict(), [], []
+        for name, average in self.module.state_dict().items():
+            if not average.is_floating_point():
+                average.copy_(new_values[name])
+            elif name not in frozen:
+                averages.append(average)
+                values.append(new_values[name])
+        torch._foreach_lerp_(averages, values, weight=1 - decay)
+
+
 def build_ema(model: nn.Module, arguments: OptimizationArguments) -> ModelEmaV3 | None:
     """The moving average of weights and buffers, or `None` where `ema_decay` is 0.
 
@@ -154,4 +172,4 @@ def build_ema(model: nn.Module, arguments: OptimizationArguments) -> ModelEmaV3 
     """
     if not arguments.ema_decay:
         return None
-    return ModelEmaV3(model, decay=arguments.ema_decay, use_warmup=True)
+    return TrainedWeightsEma(model, decay=arguments.ema_decay, use_warmup=True)

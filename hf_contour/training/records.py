@@ -12,6 +12,7 @@ from hf_contour.evaluation.cost import count_parameters
 from hf_contour.io import library_versions, source_commit
 from hf_contour.training.arguments import TrainingArguments
 from hf_contour.training.loop import TrainingLoop
+from hf_contour.training.task import Figures
 
 
 class FrozenExtractorError(RuntimeError):
@@ -28,16 +29,30 @@ def refuse_changed_extractor(before: str, after: str) -> None:
 
 
 def build_results(
-    arguments: TrainingArguments, loop: TrainingLoop, accelerator: Accelerator, *, bad_images: dict[str, str]
+    arguments: TrainingArguments,
+    loop: TrainingLoop,
+    accelerator: Accelerator,
+    *,
+    bad_images: dict[str, str],
+    validation: Figures | None,
 ) -> dict[str, Any]:
-    """What `results.json` holds; evaluates the published weights."""
+    """What `results.json` holds; evaluates the published weights.
+
+    Args:
+        arguments: settings.
+        loop: of the finished training.
+        accelerator: that it ran on.
+        bad_images: why each image was left out.
+        validation: figures of the published weights on the validation split, where they are known.
+    """
     splits = [split for split in (arguments.validation_split, arguments.test_split) if split]
     identity = loop.state.identity
+    known = {arguments.validation_split: validation}
     return {
         "stage": arguments.stage,
         "identity": identity,
         "arguments": asdict(arguments),
-        "evaluation": {split: loop.evaluate(split) for split in splits},
+        "evaluation": {split: known.get(split) or loop.evaluate(split) for split in splits},
         "training": describe_training(loop, accelerator),
         "model": {
             "folder": str(arguments.folder / "model"),

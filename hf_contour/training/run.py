@@ -170,7 +170,9 @@ def _train(
     loop.state.finish()
     mixed = task.finish(lambda: loop.evaluate(str(arguments.validation_split)))
     bad_images = {name: why for own in gather_object([task.data.train.bad_images()]) for name, why in own.items()}
-    results = {**build_results(arguments, loop, accelerator, bad_images=bad_images), **mixed}
+    validation = None if mixed else loop.state.published_figures
+    records = build_results(arguments, loop, accelerator, bad_images=bad_images, validation=validation)
+    results = {**records, **mixed}
     if extractor is not None and extractor_sha256 is not None:
         after = state_dict_sha256(extractor.state_dict())
         if task.model.config.freeze_extractor:

@@ -78,6 +78,13 @@ class TrainingState:
         """Which weights `finish` publishes, in words."""
         return "best" if self.best_weights else "moving average" if self.uses_ema else "last"
 
+    @property
+    def published_figures(self) -> Figures | None:
+        """The figures of the last evaluation, where it is of the weights that `finish` publishes."""
+        progress = self.progress
+        step = progress.best_step if self.best_weights else progress.step
+        return progress.evaluation if progress.evaluated_step == step else None
+
     def average_weights(self) -> None:
         """To be called after each update of the weights."""
         if self.ema is not None:

@@ -43,6 +43,15 @@ def test_networks_whose_layers_are_not_in_the_order_of_the_data_stay_right(name,
     assert (left == []) == all_folded
 
 
+def test_image_features_of_folded_backbones_are_the_same():
+    model = tiny_classifier()
+    pixels = torch.randn(2, 3, 37, 50, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        folded = model.image_features(pixels, fold_batch_norms(model.image_backbones))
+        for ours, theirs in zip(folded, model.image_features(pixels), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-4)
+
+
 class Standardised(nn.Conv2d):
     """A convolution that is not only its weights."""
 

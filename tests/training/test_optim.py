@@ -5,6 +5,7 @@ import math
 import pytest
 import timm
 import torch
+from timm.utils import ModelEmaV3
 from tiny_models import tiny_extractor
 from torch import nn
 
@@ -151,3 +152,17 @@ def test_the_moving_average_warms_up_and_then_has_its_decay():
         value = weight if value is None else decay * value + (1 - decay) * weight
         assert ema.module.weight.item() == pytest.approx(value)
     assert build_ema(model, OptimizationArguments(ema_decay=0.0)) is None
+
+
+def test_the_moving_average_is_that_of_timm_beside_frozen_weights():
+    model = Classifier().train()
+    own, theirs = build_ema(model, OptimizationArguments(ema_decay=0.9)), ModelEmaV3(model, decay=0.9, use_warmup=True)
+    for step in (1, 2, 3):
+        with torch.no_grad():
+            model.image_backbones[0].network(torch.randn(2, 3, 64, 64))  # changes statistics
+            for parameter in model.parameters():
+                parameter.add_(step * parameter.requires_grad)
+        own.update(model, step=step)
+        theirs.update(model, step=step)
+    for name, value in theirs.module.state_dict().items():
+        assert torch.equal(own.module.state_dict()[name], value), name
