@@ -260,7 +260,7 @@ class ContourGenderPreTrainedModel(ContourPreTrainedModel):
     ) -> BranchMaps:
         """What each branch sees, on the grids on which it joins; features that are given are not computed."""
         contour_missing = self.extractor is not None and contour_features is None
-        images_missing = bool(self.image_backbones) and image_features is None
+        images_missing = len(self.image_backbones) > 0 and image_features is None
         if contour_missing or images_missing:
             pixel_values = pad_to_multiple(check_pixel_values(pixel_values, 3).to(self.dtype), self.stride)
         levels = None
