@@ -306,5 +306,5 @@ def test_it_saves_and_leaves_nothing_behind(launch, record_property, launcher, t
     assert newest.step == one.steps()
     seconds = (one.folder / "checkpoints" / f"step-{newest.step:08d}" / "manifest.json").stat().st_mtime - sent
     record_property("seconds_to_save", round(seconds, 2))
-    assert seconds < 10
+    assert seconds < 60
     record_property("lost", 0)

@@ -4,7 +4,6 @@ import io
 import struct
 import sys
 import threading
-import time
 import tracemalloc
 import warnings
 import zlib
@@ -259,12 +258,11 @@ def test_bombs_are_refused_before_decoding(file_format: str, side: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tracemalloc.start()
-        start = time.perf_counter()
         with pytest.raises(ImageReadError, match=rf"^bomb: an image of {side}x{side} = \d+ pixels; expected at most"):
             open_image(content, name="bomb")
-        seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert (seconds < 0.5, peak < 5e6, limit) == (True, True, Image.MAX_IMAGE_PIXELS)
+    assert (peak < 5e6, limit) == (True, Image.MAX_IMAGE_PIXELS)
 
 
 def test_the_bound_is_an_argument() -> None:
