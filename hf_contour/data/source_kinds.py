@@ -28,7 +28,9 @@ def detect_kind(source: str | Path) -> str:
     7. a folder with Parquet files of splits (`train*.parquet`, `train/*.parquet`, `data/train*.parquet`) is `parquet`
     8. a folder with csv files of splits (`train.csv`, `train_part1.csv`) is `csv`
     9. a folder with nothing but one zip file is `zip`
-    10. any other folder is `imagefolder`
+    10. a folder with WebDataset shards (`*.tar`) and no image, or with folders of splits of them, is
+        `configured_folder` too: `datasets` reads both
+    11. any other folder is `imagefolder`
 
     A table that is called otherwise (`validation_scores.csv`) or has no column `image` does not make a folder with
     sub-folders of images a table. A source that exists here is never looked up on the Hub.
@@ -75,7 +77,8 @@ def kind_of_folder(path: Path) -> str:
         return "csv"
     if not sub_folders(path) and len(list(path.glob("*.zip"))) == 1 and not images_in(path):
         return "zip"
-    return "imagefolder"
+    shards = [*path.glob("*.tar"), *path.glob("*/*.tar")]
+    return "configured_folder" if shards and not holds_image(path) else "imagefolder"
 
 
 def metadata_file(folder: Path) -> Path | None:

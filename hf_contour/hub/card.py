@@ -216,7 +216,7 @@ def card_metadata(model: ModelFolder, facts: CardFacts, results: Sequence[Result
         pipeline_tag="image-classification" if is_classifier else "image-feature-extraction",
         tags=["contours", "edge-detection", *(["fashion", "garments"] if is_classifier and is_ours else [])],
         base_model=facts.base_model,
-        widget=[{"src": EXAMPLE_IMAGE, "example_title": "A drawn garment"}],
+        widget=[{"src": EXAMPLE_IMAGE, "example_title": "A drawn garment"}] if is_ours else None,
         metrics=sorted({figure.metric_type for figure in figures}) or None,
         model_name=model.name,
         eval_results=figures or None,

@@ -73,7 +73,9 @@ def test_a_class_folder_is_all_it_needs(place, extractor_folder, capsys):
     assert len(results["scores"]["accuracy_interval"]) == 2
     assert results["command"].startswith("hf-contour train images --backbone test_resnet")
     assert (stage / "evaluations/images-validation.html").is_file()
-    assert "images" in (stage / "model/README.md").read_text()
+    card = (stage / "model/README.md").read_text()
+    assert "images" in card
+    assert "widget" not in card  # there is no image beside it
     with Image.open(stage / "mistakes.png") as image:
         assert image.width == 10 + 6 * 160
     settings = json.loads((stage / "results.json").read_text())["arguments"]

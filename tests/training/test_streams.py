@@ -1,8 +1,10 @@
 """Streams: each process reads and decodes its own share, and goes on anywhere as if never interrupted."""
 
 import dataclasses
+import io
 import json
 import shutil
+import tarfile
 
 import datasets
 import pytest
@@ -10,7 +12,8 @@ from tiny_training import drawn_row, settings, write_source
 from torch.utils.data import DataLoader
 
 from hf_contour.data.rows import RowDrawer
-from hf_contour.data.samples import SampleBuilder, collate_contour
+from hf_contour.data.samples import SampleBuilder, collate_contour, collate_gender
+from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.training.checkpoints import load_newest, save_checkpoint
 from hf_contour.training.interrupts import TrainingInterrupted
@@ -108,9 +111,34 @@ def test_streams_are_drawn_from_by_their_weights_and_go_on(stream):
     assert numbers(mixed(first_batch=90, state=first.state_at(90))) == unbroken[4 * 90 :]
 
 
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """The rows 0 to 59 in WebDataset shards of 10: `7.png` and its label in `7.cls`."""
+    folder = tmp_path_factory.mktemp("shards")
+    for start in range(0, NUM_ROWS, 10):
+        with tarfile.open(folder / f"train-{start:02d}.tar", "w") as archive:
+            for number in range(start, start + 10):
+                parts = {"png": drawn_row(number)["image"]["bytes"], "cls": str(number % 2).encode()}
+                for suffix, content in parts.items():
+                    member = tarfile.TarInfo(f"{number}.{suffix}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    return load_source(folder, columns=ColumnNames("png", None, "cls"), label_names=["even", "odd"], streaming=True)
+
+
+def test_shards_give_every_row_to_one_process_alone(shards):
+    read = [order(shards, rank, 2, batches=15) for rank in (0, 1)]
+    rows = [place.row for own in read for batch in own for place in batch]
+    assert sorted(int(row["__key__"]) for row in rows) == list(range(NUM_ROWS))
+    assert all(row["label"] == int(row["__key__"]) % 2 for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["stream", "shards"])
 @pytest.mark.parametrize("world", [1, 2, 8])
 @pytest.mark.parametrize("resumed", [False, True])
-def test_as_many_images_are_decoded_as_are_trained_on(stream, monkeypatch, world, resumed):
+def test_as_many_images_are_decoded_as_are_trained_on(request, monkeypatch, kind, world, resumed):
+    stream = request.getfixturevalue(kind)
+    stage, collate = ("contour", collate_contour) if kind == "stream" else ("gender", collate_gender)
     decode, decoded = RowDrawer.decode, []
     monkeypatch.setattr(RowDrawer, "decode", lambda *args: decoded.append(1) or decode(*args))
     used = 0
@@ -123,8 +151,8 @@ def test_as_many_images_are_decoded_as_are_trained_on(stream, monkeypatch, world
                 next(asked)
             state = made.state_at(first)
         made = order(stream, rank, world, first=first, batches=160 // world, state=state)
-        builder = SampleBuilder(ContourImageProcessor(size=8), "contour", None, num_samples=None)
-        for batch in DataLoader(StreamedSamples(builder), batch_sampler=made, collate_fn=collate_contour):
+        builder = SampleBuilder(ContourImageProcessor(size=8), stage, None, num_samples=None)
+        for batch in DataLoader(StreamedSamples(builder), batch_sampler=made, collate_fn=collate):
             used += len(batch["index"])
     assert used == (240 if resumed else 320)
     assert len(decoded) <= 1.05 * used
