@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_contour_extractor import (
+from .config_checks_contour import (
     MAX_CHANNELS,
     MAX_LABELS,
     MAX_STRIDE,
-    ContourExtractorConfig,
     check_backbone_name,
     check_choice,
     check_common_fields,
@@ -22,6 +21,7 @@ from .configuration_contour_extractor import (
     complete_auto_map,
     local_auto_map,
 )
+from .configuration_contour_extractor import ContourExtractorConfig
 
 AUTO_MAP = {
     "AutoConfig": "configuration_contour_gender.ContourGenderConfig",

@@ -5,7 +5,6 @@ Shapes: B images, C channels, H x W pixels.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,9 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
 from .edge_thinning_contour import suppress_non_maxima
-from .image_opening_contour import (
-    DEFAULT_MAX_PIXELS,
-    WHITE,
-    ImageReadError,
-    ImageSource,
-    check_background_color,
-    open_image,
-    read_array,
-)
+from .image_arrays_contour import DEFAULT_MAX_PIXELS, WHITE, read_array
+from .image_opening_contour import ImageReadError, ImageSource, check_background_color, open_image
+from .placement_contour import Placement, place_image
 
 MAX_SIDE = 16384
 RESAMPLE_CHOICES = (PILImageResampling.NEAREST, PILImageResampling.BILINEAR, PILImageResampling.BICUBIC)
@@ -48,61 +41,6 @@ class ContourImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[ca
     background_color: list[int] | tuple[int, ...] | None
     max_pixels: int | None
     reduced_decoding: bool | None
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where an image lies on the canvas that the model sees.
-
-    Args:
-        height: rows of the resized image, from 1 to `canvas_height`.
-        width: columns of the resized image.
-        top: rows of padding above it.
-        left: columns of padding to its left.
-        canvas_height: rows of `pixel_values`.
-        canvas_width: columns of `pixel_values`.
-    """
-
-    height: int
-    width: int
-    top: int
-    left: int
-    canvas_height: int
-    canvas_width: int
-
-    def crop(self, maps: Tensor) -> Tensor:
-        """`(..., canvas_height, canvas_width)` to `(..., height, width)`, the padding taken off."""
-        return maps[..., self.top : self.top + self.height, self.left : self.left + self.width]
-
-
-def place_image(height: int, width: int, size: tuple[int, int], *, do_resize: bool, do_pad: bool) -> Placement:
-    """Computes where an image of `height` x `width` goes; preprocessing and its undoing share this.
-
-    With both, the image is scaled by the one factor that makes it just fit inside `size`, sides rounded to
-    nearest and at least 1, and centred; an odd row or column of padding goes below or to the right.
-
-    Raises:
-        ValueError: If `do_pad` alone is given an image larger than `size`.
-    """
-    canvas_height, canvas_width = size
-    if not do_pad:
-        height, width = size if do_resize else (height, width)
-        return Placement(height, width, 0, 0, height, width)
-    if do_resize:
-        height, width = _fit_inside(height, width, size)
-    elif height > canvas_height or width > canvas_width:
-        raise ValueError(
-            f"an image of {height}x{width} pixels does not fit the size {canvas_height}x{canvas_width}, and it may "
-            "not be resized. Set do_resize=True, or a larger size."
-        )
-    top, left = (canvas_height - height) // 2, (canvas_width - width) // 2
-    return Placement(height, width, top, left, canvas_height, canvas_width)
-
-
-def _fit_inside(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-    if height * size[1] >= width * size[0]:  # as tall as the canvas
-        return size[0], max(1, (2 * width * size[0] + height) // (2 * height))
-    return max(1, (2 * height * size[1] + width) // (2 * width)), size[1]
 
 
 class ContourImageProcessor(TorchvisionBackend):
@@ -149,6 +87,11 @@ class ContourImageProcessor(TorchvisionBackend):
         """The arguments with which `open_image` opens an image as this processor does, wherever it is opened."""
         names = ("background_color", "max_pixels", "reduced_decoding", "do_resize", "size")
         return opening_arguments({name: getattr(self, name) for name in names})
+
+    @property
+    def opening_whole(self) -> dict[str, Any]:
+        """As `opening`, for images that keep their size."""
+        return {name: value for name, value in self.opening.items() if name != "least_size"}
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         """Checks what came, from a config or a call, then lets the base class bring it to its own types."""
@@ -338,11 +281,7 @@ def opening_arguments(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_fields(fields: dict[str, Any]) -> None:
-    """Refuses impossible values of a processor's fields; None is not set.
-
-    Raises:
-        ValueError: Naming the field, what came and what is expected.
-    """
+    """Refuses impossible values of a processor's fields; None is not set."""
     for name in ("do_center_crop", "crop_size", "pad_size"):
         if fields.get(name):
             raise ValueError(f"{name} is {fields[name]!r}, which is not done here; use size, do_resize and do_pad.")

@@ -226,6 +226,22 @@ def state_dict_sha256(state_dict: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def num_usable_cores() -> int:
+    """The cores that this machine gives this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def origin() -> dict[str, Any]:
+    """What a results file says of the code that made it: `versions` and `commit`."""
+    return {"versions": library_versions(), "commit": source_commit()}
+
+
 def library_versions() -> dict[str, str]:
     """Versions of this package, Python and the libraries that a figure can depend on."""
     versions = {"hf_contour": __version__, "python": platform.python_version()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .configuration_contour_gender import SHUFFLENETS, ContourGenderConfig
 from .layers_contour import ConvNormAct, TimmPart
-from .modeling_contour_extractor import ResNetModule
+from .modeling_contour_cascade import ResNetModule
 from .weight_checks_contour import LimitedPlanning
 from .weight_loading_contour import load_backbone_weights
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .configuration_contour_extractor import check_num_weights
+from .config_checks_contour import check_num_weights
 
 WEIGHT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})  # as safetensors calls them
 

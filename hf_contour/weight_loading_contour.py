@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .configuration_contour_extractor import ATTENTIONS
+from .config_checks_contour import ATTENTIONS
 from .weight_checks_contour import refuse_incomplete, refuse_non_finite, refuse_other_types, weight_types
 
 MEMORY_ALIGNMENT = 64  # bytes, as PyTorch allocates

@@ -87,10 +87,7 @@ CLASSIFIER: dict[str, Any] = {
     "id2label": {"0": "men", "1": "women"},
     "extractor_config": EXTRACTOR,
 }
-PROCESSOR: dict[str, Any] = {
-    "image_processor_type": "ContourImageProcessor",
-    "size": {"height": 24, "width": 16},
-}
+PROCESSOR: dict[str, Any] = {"image_processor_type": "ContourImageProcessor", "size": {"height": 24, "width": 16}}
 CONFIGS = {"extractor": EXTRACTOR, "classifier": CLASSIFIER, "processor": PROCESSOR}
 
 # What some fields may well be; everything else in the tables above is refused for every field.

@@ -1,8 +1,7 @@
 """A data set of a few drawn images and settings of a few thousand weights, for the tests of training."""
 
-import io
-
 from datasets import ClassLabel, Dataset, Features, Image, List
+from odd_images import encode
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
@@ -15,9 +14,7 @@ AUGMENTATION = {"flip": 0.5, "rotate": 0.5, "brightness": 0.5, "noise": 0.5, "cr
 
 
 def as_png(image):
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+    return {"bytes": encode(image, "PNG"), "path": None}
 
 
 def drawn_row(number):

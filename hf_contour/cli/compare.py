@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_contour.cli.settings import command_line, hide_loading_bar, read_settings
+from hf_contour.evaluation.summary import markdown_table, with_interval
 from hf_contour.flags import setting
 
 HEADER = ["images", "number", "groups", "first", "second", "difference (95 % interval)", "McNemar p"]
@@ -61,8 +62,7 @@ def main(argv: Sequence[str]) -> int:
 def pair(arguments: CompareArguments, command: str) -> int:
     """Compares two files of predictions."""
     from hf_contour.evaluation.predictions import pair_predictions, read_predictions
-    from hf_contour.evaluation.summary import markdown_table
-    from hf_contour.io import library_versions, source_commit, write_json
+    from hf_contour.io import origin, write_json
     from hf_contour.metrics.classification import ScoreSettings
 
     first, second = (read_predictions(Path(name)) for name in arguments.files)
@@ -74,7 +74,7 @@ def pair(arguments: CompareArguments, command: str) -> int:
         content: dict[str, Any] = {
             side: {"file": Path(file).stem, "model": found.model, "data": found.data} for side, file, found in sides
         }
-        content |= {"paired": paired, "command": command, "versions": library_versions(), "commit": source_commit()}
+        content |= {"paired": paired, "command": command, **origin()}
         write_json(Path(arguments.output), json.loads(json.dumps(content, allow_nan=False)))
         print(f"written: {arguments.output}")
     return 0
@@ -85,13 +85,7 @@ def carry_out(arguments: CompareArguments, command: str) -> int:
     import hf_contour.hub.registration  # noqa: F401 - the runs load their models through the Auto classes
     from hf_contour.data.source_settings import parse_sources
     from hf_contour.io import write_json
-    from hf_contour.training.comparison import (
-        comparison_results,
-        plan_path,
-        planned_runs,
-        read_plan,
-        run_comparison,
-    )
+    from hf_contour.training.comparison import comparison_results, plan_path, planned_runs, read_plan, run_comparison
 
     hide_loading_bar()
     plan = read_plan(plan_path(str(arguments.plan)))
@@ -127,13 +121,12 @@ def carry_out(arguments: CompareArguments, command: str) -> int:
 
 
 def _row(figures: dict[str, Any]) -> list[str]:
-    low, high = figures["difference_interval"]
     return [
         figures["name"],
         str(figures["num_samples"]),
         str(figures["num_groups"]),
         f"{figures['first_accuracy']:.4f}",
         f"{figures['second_accuracy']:.4f}",
-        f"{figures['difference']:+.4f} ({low:+.4f} to {high:+.4f})",
+        with_interval(figures["difference"], figures["difference_interval"], "+.4f"),
         f"{figures['mcnemar_p']:.3g}",
     ]

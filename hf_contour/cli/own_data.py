@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
-from PIL import Image
 
 from hf_contour.data.annotations import encoded
 from hf_contour.data.checks import load_and_check
@@ -87,8 +86,7 @@ def find_data(path: str, given: Mapping[str, Any], run_folder: Path, *, say: Cal
             "test_split": None,
         },
         num_train=len(rows),
-        has_several_labels=_has_several_labels(rows),
-        aspect=_aspect(rows),
+        **_traits(rows),
         scored_split=splits["test"] or splits["validation"],
         group_column=GROUP_COLUMN if GROUP_COLUMN in rows.column_names else None,
     )
@@ -135,8 +133,7 @@ def _held_out(
             "test_split": None,
         },
         num_train=dealt.num_train,
-        has_several_labels=_has_several_labels(rows),
-        aspect=_aspect(rows),
+        **_traits(rows),
         scored_split="test" if test_split else "validation",
         group_column=GROUP_COLUMN,
     )
@@ -154,10 +151,6 @@ def _default(name: str) -> Any:
     return None if item.default is MISSING else item.default
 
 
-def _has_several_labels(rows: Dataset) -> bool:
-    return not isinstance(rows.features["label"], ClassLabel)
-
-
 def _refuse_one_class(rows: Dataset, path: str) -> None:
     names = label_names(rows)
     if len(names) < 2:
@@ -167,10 +160,9 @@ def _refuse_one_class(rows: Dataset, path: str) -> None:
         )
 
 
-def _aspect(rows: Dataset) -> float:
-    """Height over width of the middle one of some images, spread over the rows."""
+def _traits(rows: Dataset) -> dict[str, Any]:
+    """What the recipe depends on: kind of labels, and height over width of the middle one of some images."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, _LOOKED_AT).astype(int))
-    images: list[Image.Image] = [
-        open_image(encoded(cell), least_size=(64, 64)) for cell in rows.select(chosen)["image"]
-    ]
-    return float(np.median([image.height / image.width for image in images]))
+    images = [open_image(encoded(cell), least_size=(64, 64)) for cell in rows.select(chosen)["image"]]
+    aspect = float(np.median([image.height / image.width for image in images]))
+    return {"has_several_labels": not isinstance(rows.features["label"], ClassLabel), "aspect": aspect}

@@ -165,11 +165,7 @@ def _ink_on_transparency(stored: PILImage.Image) -> np.ndarray | None:
 
 
 def _refuse_several_colours(colours: np.ndarray, name: str, *, is_palette: bool) -> None:
-    """Refuse a map whose marks are of several colours, or of a palette's, as a map of regions has.
-
-    Raises:
-        ValueError: Naming the map.
-    """
+    """Refuse a map whose marks are of several colours, or of a palette's, as a map of regions has."""
     marks = colours[colours.max(axis=2) > 127].astype(np.float32)
     hues = marks / np.maximum(marks.max(axis=1, keepdims=True), 1)
     has_several = len(hues) > 0 and bool((np.ptp(hues, axis=0) > _SAME_HUE).any())
@@ -181,11 +177,7 @@ def _refuse_several_colours(colours: np.ndarray, name: str, *, is_palette: bool)
 
 
 def _threshold_array(array: np.ndarray, name: str, *, middle: int | None = None) -> np.ndarray:
-    """A map from values.
-
-    Raises:
-        ValueError: If the shape is not a map's, or there are marks and none of them lies above the middle.
-    """
+    """A map from values; refuses what has no map's shape, and marks of which none lies above the middle."""
     if array.ndim != 2 or not array.size:
         raise ValueError(f"{name} is an array of shape {array.shape}; expected (height, width).")
     if array.dtype == bool:

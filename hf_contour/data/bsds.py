@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Features, Image, List, Value
 from PIL import Image as PILImage
+from scipy.io import loadmat
 
 from hf_contour.data.annotations import png_cell
 from hf_contour.data.file_names import images_in
@@ -30,7 +31,6 @@ def read_bsds_rows(root: str, folder_name: str) -> Iterator[dict[str, Any]]:
     Raises:
         FileNotFoundError: If a photograph has no `.mat` file.
         ValueError: If a `.mat` file is not in the form of BSDS500.
-        ImportError: If scipy is not installed.
     """
     annotations = _folder_called(Path(root) / "groundTruth", folder_name)
     for photograph in images_in(Path(root) / "images" / folder_name):
@@ -58,14 +58,7 @@ def read_boundaries(annotation_file: Path) -> list[np.ndarray]:
 
     Raises:
         ValueError: If the file cannot be read or holds no `groundTruth` cells with `Boundaries`.
-        ImportError: If scipy is not installed.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImportError(
-            "reading BSDS .mat files needs scipy. Install it with: pip install 'hf_contour[bsds]'"
-        ) from error
     try:
         cells = loadmat(str(annotation_file))["groundTruth"].ravel()
         maps = [np.asarray(cell["Boundaries"].item()) > 0 for cell in cells]

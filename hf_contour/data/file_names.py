@@ -117,11 +117,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def files_below(
-    folder: str,
-    *,
-    left_out: Counter[str],
-    outside: Path | None = None,
-    enters_hidden: bool = False,
+    folder: str, *, left_out: Counter[str], outside: Path | None = None, enters_hidden: bool = False
 ) -> Iterator[str]:
     """All files of a folder and the folders below it, by their names, as paths that begin with `folder`.
 

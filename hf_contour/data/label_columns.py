@@ -158,11 +158,7 @@ def _single_labels(values: Any, traits: SourceTraits, *, multi_label: bool) -> I
 
 
 def _check_separator(values: Iterable[Any], traits: SourceTraits) -> None:
-    """Refuse cells of several labels that seem to be separated otherwise.
-
-    Raises:
-        SourceError: If no cell holds the separator, and some hold another one.
-    """
+    """Refuse cells of several labels of which none holds the separator, and some another one."""
     others: dict[str, str] = {}
     for value in values:
         if not isinstance(value, str):

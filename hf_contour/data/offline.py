@@ -43,9 +43,9 @@ PROVENANCE = datasets.Features(
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class AugmentedSet:
-    """What was written.
+    """What was written; counted while it is.
 
     Attributes:
         folder: of the Parquet files; `load_source` reads it.
@@ -55,9 +55,9 @@ class AugmentedSet:
     """
 
     folder: Path
-    num_originals: int
-    num_copies: int
-    colour_audit: ColourAudit
+    num_originals: int = 0
+    num_copies: int = 0
+    colour_audit: ColourAudit = field(default_factory=ColourAudit)
 
 
 def write_augmented(
@@ -102,28 +102,18 @@ def write_augmented(
     num_samples = len(source) if isinstance(source, datasets.Dataset) else None
     drawer = RowDrawer(num_samples=num_samples, augmentation=augmentation, colour=colour, seed=seed)
     features = _augmented_features(source.features)
-    counter = _Counter()
-    rows = _augmented_rows(source, drawer, copies=copies, keep_originals=keep_originals, counter=counter)
+    written = AugmentedSet(folder)
+    rows = _augmented_rows(source, drawer, copies=copies, keep_originals=keep_originals, written=written)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as aside:
         unfinished = Path(aside) / folder.name
         unfinished.mkdir()
         _write_files(rows, unfinished, features, split=split, rows_per_file=rows_per_file)
-        written = AugmentedSet(folder, counter.originals, counter.copies, counter.audit)
         _write_provenance(unfinished, written, drawer, copies=copies)
         for path in (*unfinished.iterdir(), unfinished):
             sync(path)  # so that the renamed folder is never half there
         unfinished.rename(folder)
     return written
-
-
-@dataclass
-class _Counter:
-    """Counts what passes by; read when all rows are written."""
-
-    originals: int = 0
-    copies: int = 0
-    audit: ColourAudit = field(default_factory=ColourAudit)
 
 
 def _augmented_features(features: datasets.Features | None) -> datasets.Features:
@@ -148,18 +138,18 @@ def _augmented_rows(
     *,
     copies: int,
     keep_originals: bool,
-    counter: _Counter,
+    written: AugmentedSet,
 ) -> Iterator[dict[str, Any]]:
     for index, row in enumerate(tqdm(source, desc="enlarging", unit="row", disable=None)):
         decoded = drawer.decode(row, index)  # also when only the original is written: unreadable rows stop here
         common = {"source_row": index, "source_file": _file_of(row), "seed": drawer.seed}
         if keep_originals:
-            counter.originals += 1
+            written.num_originals += 1
             yield {**_original_row(row, index), **common, "copy": ORIGINAL_COPY}
         for copy in range(copies):
             drawn = drawer.draw(decoded, index, epoch=copy)
-            counter.copies += 1
-            counter.audit += ColourAudit.from_codes([drawn.colour.to_codes()])
+            written.num_copies += 1
+            written.colour_audit += ColourAudit.from_codes([drawn.colour.to_codes()])
             yield {**_copied_row(row, drawn, copy), **common, "copy": copy}
 
 

@@ -5,14 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from datasets import (
-    Dataset,
-    DatasetDict,
-    IterableDataset,
-    get_dataset_split_names,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Dataset, DatasetDict, IterableDataset, get_dataset_split_names, load_dataset, load_from_disk
 from datasets.data_files import DataFilesList
 
 from hf_contour.data.archives import unpacked

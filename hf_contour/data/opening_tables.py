@@ -69,11 +69,7 @@ def _of_tables(tables: Mapping[str, TextTable], columns: ColumnNames, folder: Pa
 
 
 def _splits_of_column(table: TextTable) -> dict[str, TextTable]:
-    """The rows of each split that a column `split` names, whatever the case; empty without such a column.
-
-    Raises:
-        SourceError: If a row names none, or a split has two names.
-    """
+    """The rows of each split that a column `split` names, whatever the case; empty without such a column."""
     column = table.column_called("split")
     if column is None:
         return {}
@@ -94,11 +90,7 @@ def _splits_of_column(table: TextTable) -> dict[str, TextTable]:
 
 
 def _splits_of_folders(table: TextTable, folder: Path) -> dict[str, TextTable]:
-    """The rows of each split where every image lies in the folder of one; empty where none does.
-
-    Raises:
-        SourceError: If some do and some do not.
-    """
+    """The rows of each split where every image lies in the folder of one; empty where none does."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row, cell in enumerate(table.columns["image"]):
         parts = Path(str(cell)).relative_to(folder).parts if Path(str(cell)).is_relative_to(folder) else ()
@@ -121,11 +113,7 @@ def _rows(table: TextTable, numbers: list[int]) -> TextTable:
 
 
 def _with_image_columns(table: TextTable, folder: Path) -> TextTable:
-    """`file_name` becomes `image`, `x_file_name` and `x_file_names` become `x`; paths become absolute.
-
-    Raises:
-        SourceError: If there is no column `file_name`.
-    """
+    """`file_name` becomes `image`, `x_file_name` and `x_file_names` become `x`; paths become absolute."""
     if "file_name" not in table.columns and "image_file_name" not in table.columns:
         raise SourceError(
             "table_header",

@@ -47,11 +47,7 @@ class SampleBuilder:
     """
 
     def __init__(
-        self,
-        processor: ContourImageProcessor,
-        stage: str,
-        features: datasets.Features | None,
-        **drawing: Any,
+        self, processor: ContourImageProcessor, stage: str, features: datasets.Features | None, **drawing: Any
     ) -> None:
         if stage not in STAGES:
             raise ValueError(f"stage is {stage!r}; it must be one of {', '.join(STAGES)}.")
@@ -63,9 +59,7 @@ class SampleBuilder:
             )
         self.processor, self.stage = processor, stage
         # Opened as the processor would open them: the same file gives the same tensor in training and in use.
-        reading = dict(processor.opening)
-        if stage == "contour":
-            reading.pop("least_size", None)  # images keep the size of their contours
+        reading = processor.opening_whole if stage == "contour" else processor.opening
         self.drawer = RowDrawer(read_contours=stage == "contour", reading=reading, **drawing)
         self.num_labels, self.is_multi_label = _count_labels(features) if stage == "gender" else (None, False)
 

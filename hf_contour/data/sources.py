@@ -119,6 +119,11 @@ def load_source(
     )
 
 
+def label_reading(arguments: Any) -> dict[str, Any]:
+    """Those settings of a command that say how `load_source` reads labels."""
+    return {name: getattr(arguments, name) for name in ("multi_label", "label_separator", "unlabelled")}
+
+
 def _stored_rows(
     opened: OpenSource, splits: Sequence[str], columns: ColumnNames, traits: SourceTraits, *, streaming: bool
 ) -> AnyDataset:

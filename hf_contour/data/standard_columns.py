@@ -251,12 +251,7 @@ def _fetched(path: str, where: str, *, allowed: bool) -> dict[str, Any]:
 
 
 def replace_column(
-    dataset: AnyDataset,
-    column: str,
-    function: Callable[[Any, int], Any],
-    feature: Any,
-    *,
-    in_memory: bool = True,
+    dataset: AnyDataset, column: str, function: Callable[[Any, int], Any], feature: Any, *, in_memory: bool = True
 ) -> AnyDataset:
     """Replace one column by `function(value, row number)`, leaving the others as they lie on disk."""
     apply = partial(_apply, column=column, function=function)  # not a closure: workers receive streams pickled

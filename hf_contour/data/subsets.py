@@ -6,6 +6,11 @@ from datasets import Dataset
 _DRAW_STREAM = 0xD3A  # keeps these random numbers apart from those of the order and of augmentation
 
 
+def at_most(rows: Dataset, limit: int, *, seed: int) -> Dataset:
+    """So many of the rows as `evenly_drawn` takes, or all where there are no more or the limit is 0."""
+    return rows.select(evenly_drawn(rows, limit, seed=seed)) if 0 < limit < len(rows) else rows
+
+
 def evenly_drawn(rows: Dataset, count: int, *, seed: int) -> list[int]:
     """Row numbers, in their order, of so many rows drawn at random, as many of each class as there can be.
 

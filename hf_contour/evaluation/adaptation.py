@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader
 
 from hf_contour.data.mixture import load_sources
 from hf_contour.data.samples import ContourSamples, collate_gender
-from hf_contour.data.subsets import evenly_drawn
+from hf_contour.data.sources import label_reading
+from hf_contour.data.subsets import at_most, evenly_drawn
 from hf_contour.evaluation.arguments import CalibrationArguments, portable_arguments, portable_values
 from hf_contour.evaluation.calibration import (
     Calibration,
     NothingToCalibrateError,
     calibrate_predictions,
     data_arguments,
-    describe,
     fit_calibration,
     load_classifier,
     write_calibration,
@@ -37,9 +37,10 @@ from hf_contour.evaluation.heads import (
     refit_heads,
 )
 from hf_contour.evaluation.predictions import ClassPredictions
-from hf_contour.evaluation.run import load_split
+from hf_contour.evaluation.run import describe, load_split
+from hf_contour.evaluation.summary import point_at
 from hf_contour.image_processing_contour import ContourImageProcessor
-from hf_contour.io import library_versions, replace_tensors, source_commit, write_json
+from hf_contour.io import origin, replace_tensors, write_json
 from hf_contour.metrics.classification import balanced_accuracy_draws, group_indices, percentile_interval
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 
@@ -78,7 +79,7 @@ def calibrate(arguments: CalibrationArguments, *, command: str) -> Adapted:
     """
     model = load_classifier(arguments.model)
     accelerator = Accelerator(cpu=arguments.cpu)
-    described = describe(model, arguments.model)
+    described = describe(model, _name(arguments))
     adapted = _adapted(model.float().to(accelerator.device).eval(), arguments, accelerator)
     if accelerator.is_main_process:
         if not arguments.dry_run:
@@ -87,7 +88,7 @@ def calibrate(arguments: CalibrationArguments, *, command: str) -> Adapted:
                 replace_tensors(folder / "model.safetensors", adapted.tensors)
             write_calibration(folder, adapted.calibration, further_fields=adapted.fields)
             if adapted.tensors:
-                described = describe(load_classifier(arguments.model), arguments.model)
+                described = describe(load_classifier(arguments.model), _name(arguments))
         if arguments.output:
             _write_figures(arguments, adapted, model=described, command=command)
     accelerator.wait_for_everyone()
@@ -221,9 +222,9 @@ def learning_curve(arguments: CalibrationArguments, *, command: str) -> dict[str
         chosen = known.select(np.array(evenly_drawn(rows[0], number, seed=arguments.seed))) if number else None
         points.append({"num_samples": number, **_point(model, chosen, test, arguments)})
     content = {
-        "learning_curve": Path(arguments.model).resolve().name,
+        "learning_curve": _name(arguments),
         "points": points,
-        **_circumstances(arguments, describe(model, arguments.model), num_samples=len(known), command=command),
+        **_circumstances(arguments, describe(model, _name(arguments)), num_samples=len(known), command=command),
     }
     content["data"] |= {"test_split": arguments.test_split, "num_test_samples": len(test)}
     _write(Path(str(arguments.output)), content)
@@ -237,9 +238,8 @@ def _write_figures(arguments: CalibrationArguments, adapted: Adapted, *, model: 
     if adapted.fields:
         content["familiarity"] = adapted.fields
     number = adapted.calibration.num_samples
-    _write(
-        Path(str(arguments.output)), content | _circumstances(arguments, model, num_samples=number, command=command)
-    )
+    content |= _circumstances(arguments, model, num_samples=number, command=command)
+    _write(Path(str(arguments.output)), content)
 
 
 def _circumstances(
@@ -257,13 +257,15 @@ def _circumstances(
         "command": command,
         "arguments": portable_arguments(arguments),
         "seed": arguments.seed,
-        "versions": library_versions(),
-        "commit": source_commit(),
+        **origin(),
     }
 
 
+def _name(arguments: CalibrationArguments) -> str:
+    return Path(arguments.model).resolve().name
+
+
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, json.loads(json.dumps(content, allow_nan=False)))
 
 
@@ -288,15 +290,15 @@ def _point(
     predictions = _predictions(model, head_logits(list(heads.values()), test) / temperature, test)
     scores = prediction_scores(predictions, abstain_threshold=threshold)
     draws = balanced_accuracy_draws(predictions.labels, predictions.predicted, predictions.group_ids)
-    decided = [point for point in scores["coverage"] if point["threshold"] == threshold]
+    decided = point_at(scores, threshold) or {"coverage": 1.0, "accuracy": scores["accuracy"]}
     return {
         "strength": strength,
         "temperature": temperature,
         "abstain_threshold": threshold,
         **{name: scores[name] for name in SCORES},
         "balanced_accuracy_interval": percentile_interval(draws),
-        "coverage": decided[0]["coverage"] if decided else 1.0,
-        "accuracy_decided": decided[0]["accuracy"] if decided else scores["accuracy"],
+        "coverage": decided["coverage"],
+        "accuracy_decided": decided["accuracy"],
     }
 
 
@@ -304,16 +306,8 @@ def _rows(arguments: CalibrationArguments, split: str, model: ContourGenderForIm
     names = list(model.config.id2label.values())
     if len(arguments.data) == 1:
         return load_split(replace(data_arguments(arguments), split=split), label_names=names)
-    rows = load_sources(
-        arguments.data,
-        split=split,
-        label_names=names,
-        multi_label=arguments.multi_label,
-        label_separator=arguments.label_separator,
-        unlabelled=arguments.unlabelled,
-    )
-    limit = arguments.max_samples
-    return rows.select(evenly_drawn(rows, limit, seed=arguments.seed)) if 0 < limit < len(rows) else rows
+    rows = load_sources(arguments.data, split=split, label_names=names, **label_reading(arguments))
+    return at_most(rows, arguments.max_samples, seed=arguments.seed)
 
 
 def _samples(rows: Dataset, arguments: CalibrationArguments) -> ContourSamples:

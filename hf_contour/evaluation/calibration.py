@@ -9,19 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
 from hf_contour.data.samples import ContourSamples
-from hf_contour.evaluation.arguments import (
-    CalibrationArguments,
-    EvaluationArguments,
-)
-from hf_contour.evaluation.classes import COVERAGES, ClassEvaluationSettings, class_scores
+from hf_contour.evaluation.arguments import CalibrationArguments, EvaluationArguments
+from hf_contour.evaluation.classes import COVERAGES, ClassEvaluationSettings, class_scores, prediction_scores
 from hf_contour.evaluation.predictions import ClassPredictions
 from hf_contour.evaluation.run import load_model
-from hf_contour.io import state_dict_sha256, write_text
+from hf_contour.io import write_text
 from hf_contour.metrics.calibration import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
@@ -30,7 +26,7 @@ from hf_contour.metrics.calibration import (
     threshold_for_accuracy,
     thresholds_for_coverages,
 )
-from hf_contour.metrics.classification import brier_score, expected_calibration_error
+from hf_contour.metrics.classification import ScoreSettings
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
 
 
@@ -80,16 +76,6 @@ def load_classifier(folder: str) -> ContourGenderForImageClassification:
     if not isinstance(model, ContourGenderForImageClassification):
         raise ValueError(f"{folder} holds a {model.config.model_type} model; expected a contour_gender one.")
     return model
-
-
-def describe(model: ContourGenderForImageClassification, folder: str) -> dict[str, Any]:
-    """What a results file says of a model."""
-    return {
-        "name": Path(folder).resolve().name,
-        "model_type": model.config.model_type,
-        "num_parameters": model.num_parameters(),
-        "sha256": state_dict_sha256(model.state_dict()),
-    }
 
 
 def fit_calibration(
@@ -219,16 +205,9 @@ def _divided(predictions: ClassPredictions, temperature: float) -> ClassPredicti
 
 
 def _figures(predictions: ClassPredictions, *, num_bins: int) -> dict[str, float]:
-    """Expected calibration error and Brier score, as in an evaluation; over all decisions for several labels."""
-    probabilities, labels = predictions.probabilities, predictions.labels
-    if predictions.is_multi_label:
-        confidence = np.where(predictions.predicted == 1, probabilities, 1 - probabilities)
-        right = predictions.predicted == labels
-        error = expected_calibration_error(confidence.ravel(), right.ravel(), num_bins=num_bins)
-        return {"expected_calibration_error": error, "brier_score": float(np.mean((probabilities - labels) ** 2))}
-    error = expected_calibration_error(probabilities.max(axis=1), predictions.correct, num_bins=num_bins)
-    one_hot = np.eye(probabilities.shape[1])[labels]
-    return {"expected_calibration_error": error, "brier_score": brier_score(probabilities, one_hot)}
+    """Expected calibration error and Brier score, as in an evaluation."""
+    scores = prediction_scores(predictions, settings=ScoreSettings(num_bins=num_bins, num_resamples=1))
+    return {name: scores[name] for name in ("expected_calibration_error", "brier_score")}
 
 
 def data_arguments(arguments: CalibrationArguments) -> EvaluationArguments:

@@ -55,7 +55,9 @@ def contour_scores(
     def count(edge_probs: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
         assert counter is not None
         indices.append(int(batch["index"]))
-        counter.add(edge_probs[0].cpu().numpy(), _annotations(samples, indices[-1]))
+        annotations = samples.drawn(indices[-1]).annotations  # each annotator's own map; the labels are their mean
+        assert annotations is not None  # the samples refuse rows without contours
+        counter.add(edge_probs[0].cpu().numpy(), annotations)
 
     with (
         tqdm(total=len(loader), desc="images", disable=not accelerator.is_local_main_process) as bar,
@@ -73,13 +75,6 @@ def contour_scores(
         if counter is None:
             return figures
         return figures | benchmark_figures(edge_scores(_gather(counter.counts(), indices, accelerator)))
-
-
-def _annotations(samples: ContourSamples, index: int) -> np.ndarray:
-    """`(annotators, H, W)`: each annotator's own map, of which the labels are only the mean."""
-    annotations = samples.drawn(index).annotations
-    assert annotations is not None  # the samples refuse rows without contours
-    return annotations
 
 
 def _gather(counts: Sequence[EdgeCounts], indices: Sequence[int], accelerator: Accelerator) -> list[EdgeCounts]:
@@ -102,9 +97,5 @@ def benchmark_figures(scores: EdgeScores) -> dict[str, Any]:
         "ois": scores.ois,
         "ap": scores.ap,
         "r50": scores.r50,
-        "benchmark_curve": {
-            "thresholds": scores.thresholds,
-            "recall": scores.recall,
-            "precision": scores.precision,
-        },
+        "benchmark_curve": {"thresholds": scores.thresholds, "recall": scores.recall, "precision": scores.precision},
     }

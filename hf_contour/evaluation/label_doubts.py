@@ -31,12 +31,7 @@ _NOT_JUDGED = ("label_wrong", "image_unreadable", "image_bomb")
 
 
 def label_doubts(
-    splits: Mapping[str, Dataset],
-    report: CheckReport,
-    *,
-    model_folder: str,
-    batch_size: int = 32,
-    seed: int = 0,
+    splits: Mapping[str, Dataset], report: CheckReport, *, model_folder: str, batch_size: int = 32, seed: int = 0
 ) -> list[Finding]:
     """Findings `label_doubtful`, the most doubtful row of each split first.
 

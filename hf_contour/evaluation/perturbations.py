@@ -118,7 +118,7 @@ def zeroed_contours(model: nn.Module) -> Iterator[nn.Module]:
     Args:
         model: has an `extractor` whose output is a `ModelOutput`.
     """
-    handle = model.extractor.register_forward_hook(_zeros)
+    handle = model.extractor.register_forward_hook(lambda *seen: _of_each_tensor(seen[2], torch.zeros_like))
     try:
         yield model
     finally:
@@ -145,20 +145,14 @@ class ContoursOfAnother(nn.Module):
             Output with `logits` `(B, K)`.
         """
         own, other = pixel_values.unbind(dim=1)
-        handle = self.model.extractor.register_forward_hook(_halves_swapped)
+        handle = self.model.extractor.register_forward_hook(
+            lambda *seen: _of_each_tensor(seen[2], lambda tensor: tensor.roll(len(tensor) // 2, dims=0))
+        )
         try:
             logits = self.model(pixel_values=torch.cat([own, other])).logits
         finally:
             handle.remove()
         return ModelOutput(logits=logits[: len(own)])
-
-
-def _zeros(module: nn.Module, inputs: Any, output: ModelOutput) -> ModelOutput:
-    return _of_each_tensor(output, torch.zeros_like)
-
-
-def _halves_swapped(module: nn.Module, inputs: Any, output: ModelOutput) -> ModelOutput:
-    return _of_each_tensor(output, lambda tensor: tensor.roll(len(tensor) // 2, dims=0))
 
 
 def _of_each_tensor(value: Any, change: Any) -> Any:

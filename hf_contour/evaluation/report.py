@@ -32,11 +32,7 @@ FIGURES = {
 
 
 def write_report(
-    results: Results,
-    path: Path,
-    *,
-    predictions: ClassPredictions | None = None,
-    samples: ContourSamples | None = None,
+    results: Results, path: Path, *, predictions: ClassPredictions | None = None, samples: ContourSamples | None = None
 ) -> None:
     """Write the report of an evaluation; its folder is made, an older file is replaced.
 
@@ -93,10 +89,7 @@ def _figures(scores: Mapping[str, Any]) -> list[dict[str, str]]:
 def _matrix(scores: Mapping[str, Any]) -> dict[str, Any]:
     names = scores["class_names"]
     rows = [
-        {
-            "name": name,
-            "cells": [{"count": count, "share": count / max(sum(counts), 1)} for count in counts],
-        }
+        {"name": name, "cells": [{"count": count, "share": count / max(sum(counts), 1)} for count in counts]}
         for name, counts in zip(names, scores["confusion_matrix"], strict=True)
     ]
     return {"names": names, "rows": rows}

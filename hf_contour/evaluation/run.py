@@ -14,14 +14,9 @@ from transformers import PreTrainedConfig
 from hf_contour.data import EMBEDDED
 from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.data.samples import ContourSamples
-from hf_contour.data.sources import ColumnNames, load_source
-from hf_contour.data.subsets import evenly_drawn
-from hf_contour.evaluation.arguments import (
-    EMBEDDED_SAMPLES,
-    EvaluationArguments,
-    portable_arguments,
-    portable_path,
-)
+from hf_contour.data.sources import ColumnNames, label_reading, load_source
+from hf_contour.data.subsets import at_most
+from hf_contour.evaluation.arguments import EMBEDDED_SAMPLES, EvaluationArguments, portable_arguments, portable_path
 from hf_contour.evaluation.classes import ClassEvaluationSettings, class_scores
 from hf_contour.evaluation.contours import contour_scores
 from hf_contour.evaluation.mistakes import draw_mistakes, surest_mistakes
@@ -30,7 +25,7 @@ from hf_contour.evaluation.report import write_report
 from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, Results, is_of_another_model, write_results
 from hf_contour.evaluation.summary import class_summary
 from hf_contour.image_processing_contour import ContourImageProcessor
-from hf_contour.io import library_versions, source_commit, state_dict_sha256
+from hf_contour.io import origin, state_dict_sha256
 from hf_contour.metrics.boundary.scores import protocol
 from hf_contour.metrics.classification import ScoreSettings
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
@@ -62,19 +57,14 @@ def evaluate(
     if rows is None:
         rows = load_split(arguments, label_names=list(model.config.id2label.values()) if is_classifier else None)
     samples = ContourSamples(rows, processor, stage="gender" if is_classifier else "contour")
-    weights_sha256 = state_dict_sha256(model.state_dict())
+    described = describe(model, arguments.model_name)
     model = model.float().to(accelerator.device).eval()
     scorer = _class_scores if is_classifier else _contour_scores
     scores, predictions = scorer(model, samples, accelerator, arguments)
     results = Results(
         name=arguments.results_name,
         task=CLASSIFICATION if is_classifier else CONTOURS,
-        model={
-            "name": arguments.model_name,
-            "model_type": model.config.model_type,
-            "num_parameters": model.num_parameters(),
-            "sha256": weights_sha256,
-        },
+        model=described,
         data={
             "source": portable_path(arguments.data),
             "config": arguments.data_config,
@@ -86,12 +76,11 @@ def evaluate(
         command=command,
         arguments=portable_arguments(arguments),
         seed=arguments.seed,
-        versions=library_versions(),
-        commit=source_commit(),
+        **origin(),
     )
     path = arguments.results_path
-    if not arguments.output and is_of_another_model(path, weights_sha256):
-        path = path.with_stem(f"{path.stem}-{weights_sha256[:8]}")
+    if not arguments.output and is_of_another_model(path, described["sha256"]):
+        path = path.with_stem(f"{path.stem}-{described['sha256'][:8]}")
     accelerator.wait_for_everyone()  # until all have looked
     if accelerator.is_main_process:
         _write(results, path, predictions, samples, arguments)
@@ -134,6 +123,16 @@ def load_model(folder: str) -> nn.Module:
     raise ValueError(f"{folder} holds a model of type {model_type!r}; expected contour_gender or contour_extractor.")
 
 
+def describe(model: nn.Module, name: str) -> dict[str, Any]:
+    """What a results file says of a model."""
+    return {
+        "name": name,
+        "model_type": model.config.model_type,
+        "num_parameters": model.num_parameters(),
+        "sha256": state_dict_sha256(model.state_dict()),
+    }
+
+
 def load_split(arguments: EvaluationArguments, *, label_names: list[str] | None) -> datasets.Dataset:
     """The rows to evaluate on, with the standard columns.
 
@@ -159,20 +158,13 @@ def load_split(arguments: EvaluationArguments, *, label_names: list[str] | None)
         columns=columns,
         label_names=label_names,
         config_name=arguments.data_config,
-        multi_label=arguments.multi_label,
-        label_separator=arguments.label_separator,
-        unlabelled=arguments.unlabelled,
+        **label_reading(arguments),
     )
-    if not limit or len(source) <= limit:
-        return source
-    return source.select(evenly_drawn(source, limit, seed=arguments.seed))
+    return at_most(source, limit, seed=arguments.seed)
 
 
 def _class_scores(
-    model: nn.Module,
-    samples: ContourSamples,
-    accelerator: Accelerator,
-    arguments: EvaluationArguments,
+    model: nn.Module, samples: ContourSamples, accelerator: Accelerator, arguments: EvaluationArguments
 ) -> tuple[dict[str, Any], ClassPredictions]:
     names = ("batch_size", "num_workers", "group_column", "id_column", "slices", "min_slice", "perturbations", "seed")
     settings = ClassEvaluationSettings(
@@ -183,10 +175,7 @@ def _class_scores(
 
 
 def _contour_scores(
-    model: nn.Module,
-    samples: ContourSamples,
-    accelerator: Accelerator,
-    arguments: EvaluationArguments,
+    model: nn.Module, samples: ContourSamples, accelerator: Accelerator, arguments: EvaluationArguments
 ) -> tuple[dict[str, Any], None]:
     scores = contour_scores(
         model,

@@ -14,6 +14,23 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def rounded(value: float | None, form: str = ".4f") -> str:
+    """A number for a table; a dash where there is none."""
+    return "-" if value is None else f"{value:{form}}"
+
+
+def with_interval(value: float, interval: Sequence[float], form: str = ".4f") -> str:
+    """A number and the ends of its interval."""
+    low, high = interval
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def point_at(scores: Mapping[str, Any], threshold: float | None) -> Mapping[str, Any] | None:
+    """The point of the curve of accuracy over coverage at a threshold; `None` where there is none, or it is 0."""
+    points = scores.get("coverage", []) if threshold else []
+    return next((point for point in points if point["threshold"] == threshold), None)
+
+
 def class_summary(scores: Mapping[str, Any]) -> str:
     """A Markdown table of the scores of a results file; those of older files have only the row of all images."""
     rows = [_row("all", scores), *(_row(part["name"], part) for part in scores.get("slices", []))]
@@ -31,10 +48,10 @@ def learning_curve_table(results: Mapping[str, Any]) -> str:
     rows = [
         [
             str(point["num_samples"]),
-            "{:.3f} ({:.3f} to {:.3f})".format(point["balanced_accuracy"], *point["balanced_accuracy_interval"]),
+            with_interval(point["balanced_accuracy"], point["balanced_accuracy_interval"], ".3f"),
             f"{point['expected_calibration_error']:.3f}",
             f"{point['coverage']:.1%}",
-            "-" if point["accuracy_decided"] is None else f"{point['accuracy_decided']:.3f}",
+            rounded(point["accuracy_decided"], ".3f"),
             "as it was" if point["strength"] is None else f"{point['strength']:g}",
         ]
         for point in results["points"]
@@ -43,21 +60,16 @@ def learning_curve_table(results: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, figures: Mapping[str, Any]) -> list[str]:
-    balanced = figures.get("balanced_accuracy")
     return [
         name,
         str(figures["num_samples"]),
         str(figures["num_groups"]),
-        _with_interval(figures["accuracy"], figures["accuracy_interval"]),
-        "-" if balanced is None else f"{balanced:.4f}",
+        with_interval(figures["accuracy"], figures["accuracy_interval"]),
+        rounded(figures.get("balanced_accuracy")),
         "",
     ]
 
 
 def _disturbed_row(name: str, figures: Mapping[str, Any]) -> list[str]:
-    lost = _with_interval(figures["accuracy_lost"], figures["accuracy_lost_interval"])
+    lost = with_interval(figures["accuracy_lost"], figures["accuracy_lost_interval"])
     return [name.replace("_", " "), "", "", f"{figures['accuracy']:.4f}", "", lost]
-
-
-def _with_interval(value: float, interval: Sequence[float]) -> str:
-    return f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_contour.evaluation.summary import markdown_table
+from hf_contour.evaluation.summary import markdown_table, with_interval
 
 HEADER = ["variant", "mean of the sources left out (95 % interval)", "compared with", "difference (95 % interval)"]
 AFTER = ["worst", "alone", "worn", "calibration error", "Brier score", "decided", "right of those decided"]
@@ -39,9 +39,9 @@ def _row(variant: str, figures: Mapping[str, Any], names: Sequence[str]) -> list
     mean, difference, worst = figures["mean"], figures.get("difference"), figures["worst"]
     return [
         variant,
-        f"{mean['balanced_accuracy']:.3f} {_interval(mean['interval'])}",
+        with_interval(mean["balanced_accuracy"], mean["interval"], ".3f"),
         difference["with"] if difference else "",
-        f"{difference['balanced_accuracy']:+.3f} {_interval(difference['interval'], '+')}" if difference else "",
+        with_interval(difference["balanced_accuracy"], difference["interval"], "+.3f") if difference else "",
         *(f"{figures['sources'][name]['balanced_accuracy']:.3f}" for name in names),
         f"{worst['source']} {worst['balanced_accuracy']:.3f}",
         *(f"{mean[part]['balanced_accuracy']:.3f}" if part in mean else "" for part in ("alone", "worn")),
@@ -50,7 +50,3 @@ def _row(variant: str, figures: Mapping[str, Any], names: Sequence[str]) -> list
         f"{mean['coverage']:.1%}",
         "" if mean["accuracy_decided"] is None else f"{mean['accuracy_decided']:.3f}",
     ]
-
-
-def _interval(ends: Sequence[float], sign: str = "") -> str:
-    return f"({ends[0]:{sign}.3f} to {ends[1]:{sign}.3f})"

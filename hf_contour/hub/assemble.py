@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,13 @@ def code_files(folder: Path) -> list[Path]:
 
 def named_modules(content: Mapping[str, Any]) -> set[str]:
     """The modules of code that a config names for its classes and pipelines."""
-    references = list((content.get("auto_map") or {}).values())
-    references += [entry["impl"] for entry in (content.get("custom_pipelines") or {}).values()]
-    return {reference.partition(".")[0] for reference in references if isinstance(reference, str)}
+    return {reference.partition(".")[0] for _, reference in references(content) if isinstance(reference, str)}
+
+
+def references(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The classes that a config names, each with the field that does."""
+    auto_map, pipelines = content.get("auto_map") or {}, content.get("custom_pipelines") or {}
+    for reference in auto_map.values() if isinstance(auto_map, dict) else [auto_map]:
+        yield "auto_map", reference
+    for entry in pipelines.values() if isinstance(pipelines, dict) else [pipelines]:
+        yield "custom_pipelines", entry.get("impl") if isinstance(entry, dict) else entry

@@ -10,6 +10,7 @@ between the markers that `named_tables` describes.
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -120,15 +121,9 @@ def read_model_folder(folder: Path) -> ModelFolder:
 def stored_parameters(weights: Path) -> int:
     """Parameters in a safetensors file, which has the statistics of normalisation layers too."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    total = 0
     with safe_open(weights, "pt") as file:
-        for name in file.keys():  # noqa: SIM118 - the file cannot be iterated
-            if not name.endswith(statistics):
-                size = 1
-                for side in file.get_slice(name).get_shape():
-                    size *= side
-                total += size
-    return total
+        names = [name for name in file.keys() if not name.endswith(statistics)]  # noqa: SIM118 - not iterable
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def render_card(folder: Path, facts: CardFacts, results: Sequence[Results], *, more_results: str = "") -> ModelCard:

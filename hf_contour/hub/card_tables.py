@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, TASKS, Results
-from hf_contour.evaluation.summary import markdown_table
+from hf_contour.evaluation.summary import markdown_table, point_at, rounded, with_interval
 
 TABLE = re.compile(r"(<!-- results: (?P<task>[\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
@@ -93,7 +94,7 @@ def perturbation_table(results: Results, kind: str) -> str:
         [
             figures["description"],
             _share(figures["accuracy"]),
-            _with_interval(figures["accuracy_lost"], figures["accuracy_lost_interval"]),
+            with_interval(figures["accuracy_lost"], figures["accuracy_lost_interval"], ".3f"),
             f"{figures['predictions_changed']:.1%}",
             f"{figures['mcnemar_p']:.2g}",
         ]
@@ -107,20 +108,12 @@ def calibration_table(results: Results) -> str:
     scores = results.scores
     header = ["temperature", "calibration error", "Brier"]
     row = [_share(scores["temperature"]), _share(scores["expected_calibration_error"]), _share(scores["brier_score"])]
-    point = abstaining_point(scores)
+    point = point_at(scores, scores.get("abstain_threshold"))
     if point is not None:
         header += ["abstain below", "share decided", "accuracy on it"]
         # Thresholds crowd just below 1.
         row += [f"{point['threshold']:.6g}", _share(point["coverage"]), _share(point["accuracy"])]
     return f"Confidence on {data_words(results.data)}:\n\n{markdown_table(header, [row])}"
-
-
-def abstaining_point(scores: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The point of the coverage curve at the config's threshold; `None` where no threshold was chosen."""
-    threshold = scores.get("abstain_threshold")
-    if not threshold:
-        return None
-    return next((point for point in scores.get("coverage", []) if point["threshold"] == threshold), None)
 
 
 def garments_only(scores: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -214,16 +207,10 @@ def _classification_figures(results: Results) -> list[str]:
 
 
 def _accuracy(scores: Mapping[str, Any]) -> str:
-    return _with_interval(scores["accuracy"], scores["accuracy_interval"])
+    return with_interval(scores["accuracy"], scores["accuracy_interval"], ".3f")
 
 
-def _with_interval(value: float, interval: Sequence[float]) -> str:
-    low, high = interval
-    return f"{_share(value)} ({_share(low)} to {_share(high)})"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+_share = partial(rounded, form=".3f")
 
 
 def measured_on(results: Results) -> str:

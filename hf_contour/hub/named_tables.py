@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from hf_contour.evaluation.summary import learning_curve_table, markdown_table
+from hf_contour.evaluation.summary import learning_curve_table, markdown_table, with_interval
 from hf_contour.hub.across_tables import across_table, coverage_table
 from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words
 
@@ -255,10 +255,7 @@ def _num_parameters(row: Mapping[str, Any]) -> int:
 
 
 def _difference(figures: Mapping[str, Any] | None) -> str:
-    if figures is None:
-        return ""
-    low, high = figures["difference_interval"]
-    return f"{figures['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+    return "" if figures is None else with_interval(figures["difference"], figures["difference_interval"], "+.4f")
 
 
 def _mean_score(rows: Sequence[Mapping[str, Any]], name: str) -> float:

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from hf_contour.data import EMBEDDED
 from hf_contour.evaluation.results import Results, read_results_folder
-from hf_contour.evaluation.summary import markdown_table
+from hf_contour.evaluation.summary import markdown_table, rounded
 from hf_contour.hub.card import CardFacts, read_model_folder, render_card
 from hf_contour.hub.card_text import UNKNOWN, DataSource
 
@@ -79,14 +79,10 @@ def _training_figures(training: Mapping[str, Any]) -> str:
         return ""
     names = [name for name in _FIGURES if any(figures.get(name) is not None for figures in splits.values())]
     rows = [
-        [split, str(figures.get("num_samples", "")), *(_rounded(figures.get(name)) for name in names)]
+        [split, str(figures.get("num_samples", "")), *(rounded(figures.get(name)) for name in names)]
         for split, figures in splits.items()
     ]
     noted = training["training"]
     how = f"{noted.get('steps')} steps, {noted.get('num_samples_seen')} images seen, seed {training.get('seed')}."
     header = ["split", "images", *(name.replace("_", " ") for name in names)]
     return f"At the end of the training ({how[:-1]}):\n\n{markdown_table(header, rows)}"
-
-
-def _rounded(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -7,7 +7,6 @@ Needs no network, and executes nothing of the folder. Start it elsewhere: Python
 it is started in.
 """
 
-import hashlib
 import json
 import os
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_contour.configuration_contour_gender import PIPELINES
+from hf_contour.hub.assemble import CONFIG_FILES, PACKAGE, references
 from hf_contour.hub.publish import PICKLES, card_problems
 from hf_contour.hub.verify_model import (
     FAILED,
@@ -32,10 +32,9 @@ from hf_contour.hub.verify_model import (
     read_json,
 )
 from hf_contour.hub.verify_pickles import check_pickles
+from hf_contour.io import file_sha256
 
-CONFIGS = ("config.json", "preprocessor_config.json")
 MANIFEST = "manifest.json"
-PACKAGE = Path(__file__).parents[1]
 # Besides pickles: formats whose loading can run code, and compiled code.
 CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".pth", ".h5", ".keras", ".dill"})
 # Files that make a loader go elsewhere, and fields of a config that do.
@@ -103,7 +102,7 @@ def read_contents(folder: Path, files: Sequence[Path]) -> tuple[dict[str, dict[s
             try:
                 contents[name] = read_json(path)
             except (OSError, ValueError) as error:
-                if name in CONFIGS:
+                if name in CONFIG_FILES:
                     findings.append(Finding("config", FAILED, f"{name} cannot be read: {error!s:.300}."))
     return contents, findings
 
@@ -183,7 +182,7 @@ def check_presence(folder: Path) -> list[Finding]:
     """The files that a model needs."""
     findings = [
         Finding("files", FAILED, f"{name} is missing; get it again from where the folder came from.")
-        for name in CONFIGS
+        for name in CONFIG_FILES
         if not (folder / name).is_file()
     ]
     if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
@@ -211,15 +210,6 @@ def check_code(folder: Path, files: Sequence[Path]) -> list[Finding]:
     return findings or [Finding("code", OK, f"{same} files, all as in the installed package" if same else "none")]
 
 
-def _references(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The classes that a config names, each with the field that does."""
-    auto_map, pipelines = content.get("auto_map") or {}, content.get("custom_pipelines") or {}
-    for reference in auto_map.values() if isinstance(auto_map, dict) else [auto_map]:
-        yield "auto_map", reference
-    for entry in pipelines.values() if isinstance(pipelines, dict) else [pipelines]:
-        yield "custom_pipelines", entry.get("impl") if isinstance(entry, dict) else entry
-
-
 def check_references(folder: Path, contents: Mapping[str, dict[str, Any]]) -> list[Finding]:
     """What configs name for a loader to fetch or import: only files of this package, beside the config, are right."""
     findings, has_code = [], any(folder.glob("*.py"))
@@ -233,7 +223,7 @@ def check_references(folder: Path, contents: Mapping[str, dict[str, Any]]) -> li
         if content.get("custom_pipelines", PIPELINES) != PIPELINES:
             message = f"{place} has custom_pipelines that are none of this package's; delete them."
             findings.append(Finding("references", FAILED, message, harmful=True))
-        for field, reference in _references(content):
+        for field, reference in references(content):
             module, _, name = reference.partition(".") if isinstance(reference, str) else ("", "", "")
             if not (module.isidentifier() and name.isidentifier() and (PACKAGE / f"{module}.py").is_file()):
                 message = f"{place}: {field} names {reference!r:.80}, which is none of this package's; delete it."
@@ -248,13 +238,11 @@ def check_references(folder: Path, contents: Mapping[str, dict[str, Any]]) -> li
 
 def sums(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of the files that make up the model; the card and the copies of code may change."""
-    names = sorted({*CONFIGS, *(path.name for path in folder.glob("*.safetensors*"))})
+    names = sorted({*CONFIG_FILES, *(path.name for path in folder.glob("*.safetensors*"))})
     found = {}
     for name in names:
         if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[name] = {"size": (folder / name).stat().st_size, "sha256": digest}
+            found[name] = {"size": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
     return found
 
 

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from hf_contour.configuration_contour_extractor import ContourExtractorConfig, check_backbone_name
+from hf_contour.config_checks_contour import check_backbone_name
+from hf_contour.configuration_contour_extractor import ContourExtractorConfig
 from hf_contour.configuration_contour_gender import SHUFFLENETS, ContourGenderConfig
 from hf_contour.image_opening_contour import DEFAULT_MAX_PIXELS
 from hf_contour.image_processing_contour import ContourImageProcessor

@@ -3,7 +3,6 @@
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,12 @@ from transformers.image_utils import SizeDict
 
 from hf_contour.evaluation.run import load_model
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError, open_image
+from hf_contour.inference.arguments import PredictionArguments
 from hf_contour.inference.classification import model_config, printable_error
 from hf_contour.inference.output import MAPS
 from hf_contour.inference.parts import Item
 
 NAME_LENGTH = 100  # characters of an image's name that its maps keep
-
-
-@dataclass(frozen=True)
-class DrawingSettings:
-    """What is drawn of each image.
-
-    Attributes:
-        threshold: of the thin map, in (0, 1).
-        max_side: longer images are made this long before they are read; 0: never.
-        with_levels: also what each level sees.
-        with_image: also the photograph beside its maps.
-    """
-
-    threshold: float = 0.5
-    max_side: int = 1024
-    with_levels: bool = False
-    with_image: bool = False
 
 
 class ContourDrawing:
@@ -47,15 +30,15 @@ class ContourDrawing:
     kind of map with its path in the output folder, and `error`.
 
     Args:
-        folder: of an extractor with its single-channel layer.
+        arguments: of the prediction; `model` is the folder of an extractor with its single-channel layer.
         output: the output folder.
-        settings: what is drawn.
         device: where PyTorch runs.
     """
 
-    def __init__(self, folder: str | Path, output: Path, settings: DrawingSettings, device: torch.device):
-        self.output, self.settings, self.device = output, settings, device
-        config = model_config(Path(folder), "contour_extractor")
+    def __init__(self, arguments: PredictionArguments, output: Path, device: torch.device):
+        self.output, self.arguments, self.device = output, arguments, device
+        folder = Path(arguments.model)
+        config = model_config(folder, "contour_extractor")
         self.num_levels = len(config["backbone_levels"] if config.get("backbone") else config["hidden_sizes"])
         self.model = load_model(str(folder)).to(device).eval()
         self.processor = ContourImageProcessor.from_pretrained(folder)
@@ -64,8 +47,8 @@ class ContourDrawing:
     @property
     def columns(self) -> dict[str, type]:
         """Name and type of each column."""
-        levels = [f"level{index}" for index in range(self.num_levels)] if self.settings.with_levels else []
-        kinds = ["contours", "thin", *levels, *(["image"] if self.settings.with_image else [])]
+        levels = [f"level{index}" for index in range(self.num_levels)] if self.arguments.levels else []
+        kinds = ["contours", "thin", *levels, *(["image"] if self.arguments.with_image else [])]
         return {"id": str, **dict.fromkeys(kinds, str), "error": str}
 
     def __call__(self, items: Sequence[tuple[str, Item]]) -> list[dict[str, Any]]:
@@ -75,8 +58,7 @@ class ContourDrawing:
     def _row(self, stem: str, item: Item) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys(self.columns) | {"id": item.id}
         try:
-            doors = {name: value for name, value in self.processor.opening.items() if name != "least_size"}
-            image = open_image(item.source(), **doors)
+            image = open_image(item.source(), **self.processor.opening_whole)
         except ImageReadError as error:
             return row | {"error": printable_error(error, item)}
         for kind, drawn in self.maps(image).items():
@@ -89,17 +71,17 @@ class ContourDrawing:
     @torch.inference_mode()
     def maps(self, image: Image.Image) -> dict[str, Image.Image]:
         """The maps of an RGB image, by their kinds, at its size."""
-        own = processor_for(image, self.processor, self.settings.max_side)
+        own = processor_for(image, self.processor, self.arguments.max_side)
         outputs = self.model(pixel_values=own(image, return_tensors="pt")["pixel_values"].to(self.device))
         target_sizes = [(image.height, image.width)]
         soft = own.post_process_contours(outputs, target_sizes)[0]
-        thin = own.post_process_contours(outputs, target_sizes, threshold=self.settings.threshold, thin=True)[0]
+        thin = own.post_process_contours(outputs, target_sizes, threshold=self.arguments.threshold, thin=True)[0]
         maps = {"contours": grey_image(soft), "thin": grey_image(thin)}
-        if self.settings.with_levels:
+        if self.arguments.levels:
             levels = level_maps(outputs, outputs.logits.shape[-2:], output_stride=self.model.config.output_stride)
             for index, level in enumerate(levels):
                 maps[f"level{index}"] = grey_image(level).resize(image.size, Image.Resampling.BILINEAR)
-        if self.settings.with_image:
+        if self.arguments.with_image:
             maps["image"] = beside(image, maps["contours"], maps["thin"])
         return maps
 
@@ -137,13 +119,15 @@ def level_maps(outputs: Any, size: Sequence[int], *, output_stride: int) -> list
     """
     if outputs.side_logits is not None:
         return [logits[0, 0].float().sigmoid() for logits in outputs.side_logits]
-    height, width = size
-    maps = []
-    for features in outputs.level_features:
-        activation = features.float().abs().mean(dim=1, keepdim=True)  # (1, 1, H/s, W/s)
-        whole = nn.functional.interpolate(activation, scale_factor=output_stride, mode="bilinear", align_corners=False)
-        maps.append(whole[0, 0, :height, :width] / whole.max().clamp_min(1e-12))
-    return maps
+    return [activation_map(features, size, stride=output_stride) for features in outputs.level_features]
+
+
+def activation_map(features: Tensor, size: Sequence[int], *, stride: int) -> Tensor:
+    """`(1, C, h, w)` of an image padded to a multiple of `stride`, to `(H, W)` in 0..1."""
+    padded = [-(-side // stride) * stride for side in size]
+    strength = features.float().abs().mean(dim=1, keepdim=True)
+    whole = nn.functional.interpolate(strength, size=padded, mode="bilinear", align_corners=False)[0, 0]
+    return (whole / whole.max().clamp_min(1e-12))[: size[0], : size[1]].cpu()
 
 
 def grey_image(values: Any) -> Image.Image:
@@ -154,9 +138,4 @@ def grey_image(values: Any) -> Image.Image:
 
 def beside(*images: Image.Image) -> Image.Image:
     """Images of one height side by side, in RGB."""
-    whole = Image.new("RGB", (sum(image.width for image in images), images[0].height))
-    left = 0
-    for image in images:
-        whole.paste(image, (left, 0))
-        left += image.width
-    return whole
+    return Image.fromarray(np.hstack([np.asarray(image.convert("RGB")) for image in images]))

@@ -54,9 +54,7 @@ class ContourDrawer:
 
 def opened(path: str, processor: ContourImageProcessor) -> Image.Image:
     """The image of an uploaded file, by its own name in messages rather than that of the server's copy."""
-    return open_image(
-        path, name=Path(path).name, background_color=processor.background_color, max_pixels=processor.max_pixels
-    )
+    return open_image(path, name=Path(path).name, **processor.opening_whole)
 
 
 def garments() -> list[Image.Image]:

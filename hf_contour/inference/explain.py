@@ -7,7 +7,6 @@ draw_explanation(explanation).save("why.png")
 Shapes: H x W pixels of the model's input.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from hf_contour.evaluation.run import load_model
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageSource, open_image, place_image
+from hf_contour.inference.contours import activation_map
 from hf_contour.inference.faithfulness import Faithfulness, faithfulness, patch_means
 from hf_contour.inference.heat_maps import evidence, heat_maps
 from hf_contour.inference.left_out import LEFT_OUT
@@ -208,7 +208,7 @@ def explain(classifier: Classifier, source: ImageSource, *, label: str | None = 
     if label is not None and label not in names:
         raise ValueError(f"label is {label!r}; this classifier knows {', '.join(names)}.")
     processor = classifier.processor
-    image = open_image(source, background_color=processor.background_color, max_pixels=processor.max_pixels)
+    image = open_image(source, **processor.opening_whole)
     pixel_values = classifier.pixel_values(image)
     logits = classifier.logits(pixel_values)
     scores, familiarity = classifier.probabilities(logits)[0], classifier.familiarity(pixel_values)
@@ -301,17 +301,9 @@ def contour_maps(classifier: Classifier, pixel_values: Tensor, image: Image.Imag
     named |= {f"level {number}": level for number, level in enumerate(seen[0].level_features)}
     size = pixel_values.shape[-2:]
     return {
-        name: on_image(_activation(features, size, stride=stride), image, classifier.processor).numpy()
+        name: on_image(activation_map(features, size, stride=stride), image, classifier.processor).numpy()
         for name, features in named.items()
     }
-
-
-def _activation(features: Tensor, size: Sequence[int], *, stride: int) -> Tensor:
-    """`(1, C, h, w)` of an image padded to a multiple of `stride`, to `(H, W)` in 0..1."""
-    padded = [-(-side // stride) * stride for side in size]
-    strength = features.float().abs().mean(dim=1, keepdim=True)
-    whole = nn.functional.interpolate(strength, size=padded, mode="bilinear", align_corners=False)[0, 0]
-    return (whole / whole.max().clamp_min(1e-12))[: size[0], : size[1]].cpu()
 
 
 def _smooth_on_image(heat: Tensor, image: Image.Image, processor: ContourImageProcessor) -> np.ndarray:

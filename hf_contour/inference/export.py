@@ -89,11 +89,7 @@ def _write_settings(path: Path, text: str) -> None:
 
 
 def _size(given: Sequence[int], processor: ContourImageProcessor) -> tuple[int, int]:
-    """Height and width of the input: a program keeps one size, since padding and grids depend on it.
-
-    Raises:
-        ValueError: If neither the user nor the processor names it, or they name different ones.
-    """
+    """Height and width of the input: a program keeps one size, since padding and grids depend on it."""
     fixed = (processor.size["height"], processor.size["width"]) if processor.do_resize or processor.do_pad else None
     if not given and fixed is None:
         raise ValueError("the processor keeps every image's size, and a program takes one; name it with --size.")

@@ -24,7 +24,7 @@ from hf_contour.inference.addresses import (
     open_stream,
     suffix_of,
 )
-from hf_contour.inference.parts import Columns, Part, csv_rows, streamed, write_file_list
+from hf_contour.inference.parts import Columns, Part, column_place, csv_rows, streamed, write_file_list
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +99,8 @@ class ListingWriter:
             file = pq.ParquetFile(stream)
             names = file.schema_arrow.names
             for column in (self.columns.image, self.columns.id):
-                if column is not None and column not in names:
-                    raise ValueError(
-                        f"{printable(place)} has no column {column!r}; its columns are {names}. Name it with "
-                        "--image_column or --id_column."
-                    )
+                if column is not None:
+                    column_place(names, place, column)
             sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
         start = num_rows = 0
         for stop, size in enumerate(sizes, 1):

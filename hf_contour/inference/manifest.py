@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_contour.inference.arguments import PredictionArguments
+from hf_contour.io import file_sha256
 
 _SUFFIXES = (".json", ".safetensors", ".onnx", ".data", ".xml", ".bin", ".pt")
 # These change how fast, or where, and no answer; the model and the inputs stand beside the settings.
@@ -23,8 +24,7 @@ def model_checksum(folder: Path) -> str:
         raise ValueError(f"{folder} is no folder; expected one of save_pretrained or of hf-contour export.")
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file()):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

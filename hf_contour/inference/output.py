@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from hf_contour.inference.listing import read_parts
 from hf_contour.inference.parts import Part
-from hf_contour.io import OutputError, discard, put_in_place, remove, remove_leftovers, write_json, writing
+from hf_contour.io import UNFINISHED, OutputError, discard, put_in_place, remove, remove_leftovers, write_json, writing
 
 MANIFEST = "_manifest.json"
 LISTING = "_listing"
@@ -154,7 +154,7 @@ def begin(folder: Path, manifest: Mapping[str, Any], *, write_listing: Any) -> N
     with writing(folder):
         remove_leftovers(folder)
         remove(folder / LISTING)
-        unfinished = folder / f".unfinished-{LISTING}"
+        unfinished = folder / f"{UNFINISHED}{LISTING}"
         unfinished.mkdir()
     write_listing(unfinished)
     with writing(folder):

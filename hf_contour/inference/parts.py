@@ -16,13 +16,7 @@ import pyarrow.parquet as pq
 from hf_contour.data.file_names import is_hidden, printable
 from hf_contour.data.text_tables import split_header
 from hf_contour.image_processing_contour import ImageReadError
-from hf_contour.inference.addresses import (
-    is_address,
-    listed_suffixes,
-    open_stream,
-    read_bytes,
-    suffix_of,
-)
+from hf_contour.inference.addresses import is_address, listed_suffixes, open_stream, read_bytes, suffix_of
 from hf_contour.pipeline_contour import BASE64, image_source
 
 LONGEST_PATH = 512  # characters; text that is longer and base64 is an image itself
@@ -195,8 +189,8 @@ def csv_rows(table: str, columns: Columns) -> Iterator[tuple[str, str]]:
         start = bytes(stream.read(65536))
     encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     header, delimiter = split_header(Path(table), start.decode(encoding, errors="replace"), columns.image)
-    image = _column_place(header, table, columns.image)
-    name = None if columns.id is None else _column_place(header, table, columns.id)
+    image = column_place(header, table, columns.image)
+    name = None if columns.id is None else column_place(header, table, columns.id)
     with open_stream(table) as stream:
         text = io.TextIOWrapper(stream, encoding=encoding, newline="", errors="surrogateescape")
         rows = csv.reader(text, delimiter=delimiter)
@@ -207,7 +201,8 @@ def csv_rows(table: str, columns: Columns) -> Iterator[tuple[str, str]]:
             yield printable(default if name is None else row[name].strip()), content
 
 
-def _column_place(header: list[str], table: str, column: str) -> int:
+def column_place(header: list[str], table: str, column: str) -> int:
+    """The place of a column in the header of a table; `ValueError` if it is not there, naming those that are."""
     if column not in header:
         raise ValueError(
             f"{printable(table)} has no column {column!r}; its columns are {header}. Name it with --image_column or "

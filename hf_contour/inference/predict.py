@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from hf_contour.inference.arguments import PredictionArguments
 from hf_contour.inference.classification import Classification
-from hf_contour.inference.contours import ContourDrawing, DrawingSettings, map_stem
+from hf_contour.inference.contours import ContourDrawing, map_stem
 from hf_contour.inference.listing import write_listing
 from hf_contour.inference.manifest import model_checksum, settings_of
 from hf_contour.inference.output import (
@@ -149,14 +149,10 @@ class PartWriter:
         device = device_of(arguments, place)
         self.answer: Classification | ContourDrawing
         if arguments.contours:
-            settings = DrawingSettings(arguments.threshold, arguments.max_side, arguments.levels, arguments.with_image)
-            self.answer = ContourDrawing(arguments.model, output.folder, settings, device)
+            self.answer = ContourDrawing(arguments, output.folder, device)
         else:
             self.answer = Classification(
-                arguments.model,
-                device,
-                probabilities=arguments.probabilities,
-                embeddings=arguments.embeddings,
+                arguments.model, device, probabilities=arguments.probabilities, embeddings=arguments.embeddings
             )
         self.num_threads = arguments.num_workers or place.num_processors
         torch.set_num_threads(1)

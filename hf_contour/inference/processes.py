@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from hf_contour.inference.arguments import PredictionArguments
+from hf_contour.io import num_usable_cores
 
 # torchrun and accelerate launch set the first of each, SLURM's srun the second.
 RANK = ("RANK", "SLURM_PROCID")
@@ -41,8 +42,7 @@ class Place:
     @property
     def num_processors(self) -> int:
         """This process's share of the processors that it may use, at least 1."""
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(allowed // self.local_world_size, 1)
+        return max(num_usable_cores() // self.local_world_size, 1)
 
     def order(self, num_parts: int) -> Iterable[int]:
         """Numbers of all parts, first this process's own (every `world_size`-th), then the next one's, and so on."""

@@ -9,12 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TYPES = {
-    str: pa.string(),
-    float: pa.float32(),
-    bool: pa.bool_(),
-    list: pa.list_(pa.float32()),
-}
+TYPES = {str: pa.string(), float: pa.float32(), bool: pa.bool_(), list: pa.list_(pa.float32())}
 
 
 def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, type], suffix: str) -> bytes:

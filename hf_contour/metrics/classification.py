@@ -5,7 +5,7 @@ any number of labels; the steps they are made of are public, so that a slice or 
 A figure that does not exist (the recall of a class without images) is `None`, never 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +13,15 @@ import numpy as np
 import sklearn.metrics
 from numpy.typing import ArrayLike, NDArray
 
+from hf_contour.metrics.classification_checks import (
+    check_class_names,
+    check_labels,
+    check_multilabel_targets,
+    check_probabilities,
+)
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]  # class and group numbers, counts
-
-# A softmax in half precision sums to 1 within about 1e-3.
-SUM_TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -211,65 +215,6 @@ def multilabel_scores(
     )
 
 
-def check_class_names(class_names: Sequence[str], *, at_least: int = 2) -> list[str]:
-    """The names as a list; refuses a bare string, repeated names and fewer than `at_least`."""
-    names = [str(name) for name in class_names]
-    if isinstance(class_names, str) or len(names) < at_least or len(set(names)) != len(names):
-        raise ValueError(f"class_names are {class_names!r}; expected at least {at_least} different names in a list.")
-    return names
-
-
-def check_probabilities(probabilities: ArrayLike, names: Sequence[str], *, sum_to_one: bool) -> FloatArray:
-    """`(N, K)` float64 probabilities, N > 0, finite, in [0, 1]; rows sum to 1 where `sum_to_one`."""
-    probs = np.asarray(probabilities, dtype=np.float64)
-    if probs.ndim != 2 or probs.shape[1] != len(names) or len(probs) == 0:
-        raise ValueError(
-            f"probabilities have shape {probs.shape}; expected (images, {len(names)}) with at least one "
-            f"image, one column for each of {list(names)}."
-        )
-    bad_rows = np.flatnonzero(~(np.isfinite(probs) & (probs >= 0) & (probs <= 1 + SUM_TOLERANCE)).all(axis=1))
-    if len(bad_rows):
-        raise ValueError(
-            f"probabilities[{bad_rows[0]}] is {probs[bad_rows[0]].tolist()} ({len(bad_rows)} such rows); "
-            "expected finite numbers in [0, 1]. Put logits through a softmax or a sigmoid first."
-        )
-    off_rows = np.flatnonzero(np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE)
-    if sum_to_one and len(off_rows):
-        raise ValueError(
-            f"probabilities[{off_rows[0]}] sums to {probs[off_rows[0]].sum():.6g} ({len(off_rows)} such "
-            "rows); expected 1. Use multilabel_scores where an image may have several labels."
-        )
-    return probs
-
-
-def check_labels(labels: ArrayLike, *, num_samples: int, num_classes: int) -> IntArray:
-    """`(N,)` int64 labels in [0, K); refuses other shapes, floats and values outside."""
-    targets = np.asarray(labels)
-    if targets.shape != (num_samples,) or not np.issubdtype(targets.dtype, np.integer):
-        raise ValueError(
-            f"labels have shape {targets.shape} and type {targets.dtype}; expected ({num_samples},) "
-            "integers, one class index per image."
-        )
-    bad_rows = np.flatnonzero((targets < 0) | (targets >= num_classes))
-    if len(bad_rows):
-        raise ValueError(
-            f"labels[{bad_rows[0]}] is {targets[bad_rows[0]]} ({len(bad_rows)} such rows); "
-            f"expected 0 to {num_classes - 1}. Leave unlabelled images out."
-        )
-    return targets.astype(np.int64)
-
-
-def check_multilabel_targets(labels: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """`(N, K)` booleans; refuses other shapes and values other than 0 and 1."""
-    targets = np.asarray(labels)
-    if targets.shape != shape:
-        raise ValueError(f"labels have shape {targets.shape}; expected {shape}, 1 where an image has the label.")
-    bad_rows = np.flatnonzero(~((targets == 0) | (targets == 1)).all(axis=1))
-    if len(bad_rows):
-        raise ValueError(f"labels[{bad_rows[0]}] is {targets[bad_rows[0]].tolist()}; expected only 0 and 1.")
-    return targets.astype(bool)
-
-
 def group_indices(groups: Sequence[Any] | NDArray[Any] | None, *, num_samples: int) -> IntArray:
     """`(N,)` numbers of the groups, from 0; each image its own group where `groups` is `None`."""
     if groups is None:
@@ -359,14 +304,15 @@ def bootstrap_interval(
     Returns:
         Lower and upper end. Both are 1 where every image is right: the bootstrap knows only what it saw.
     """
-    sizes = np.bincount(group_ids)
-    right = np.bincount(group_ids, weights=correct)
-    rng = np.random.default_rng(settings.seed)
-    shares = np.empty(settings.num_resamples)
-    for resample in range(settings.num_resamples):
-        drawn = rng.integers(len(sizes), size=len(sizes))
-        shares[resample] = right[drawn].sum() / sizes[drawn].sum()
+    sizes, right = np.bincount(group_ids), np.bincount(group_ids, weights=correct)
+    shares = _bootstrap(len(sizes), lambda drawn: right[drawn].sum() / sizes[drawn].sum(), settings)
     return percentile_interval(shares, settings=settings)
+
+
+def _bootstrap(num_groups: int, figure: Callable[[IntArray], float], settings: ScoreSettings) -> FloatArray:
+    """`(num_resamples,)`: a figure of the numbers of as many groups as there are, drawn with replacement."""
+    rng = np.random.default_rng(settings.seed)
+    return np.array([figure(rng.integers(num_groups, size=num_groups)) for _ in range(settings.num_resamples)])
 
 
 def balanced_accuracy_draws(
@@ -389,13 +335,12 @@ def balanced_accuracy_draws(
     support, right = np.zeros((2, num_groups, num_classes))
     np.add.at(support, (group_ids, labels), 1)
     np.add.at(right, (group_ids, labels), labels == predictions)
-    rng = np.random.default_rng(settings.seed)
-    draws = np.empty(settings.num_resamples)
-    for resample in range(settings.num_resamples):
-        drawn = rng.integers(num_groups, size=num_groups)
+
+    def mean_recall(drawn: IntArray) -> float:
         counts = support[drawn].sum(axis=0)
-        draws[resample] = (right[drawn].sum(axis=0)[counts > 0] / counts[counts > 0]).mean()
-    return draws
+        return (right[drawn].sum(axis=0)[counts > 0] / counts[counts > 0]).mean()
+
+    return _bootstrap(num_groups, mean_recall, settings)
 
 
 def percentile_interval(draws: FloatArray, *, settings: ScoreSettings = DEFAULT_SETTINGS) -> list[float]:

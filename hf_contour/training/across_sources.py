@@ -26,6 +26,7 @@ from hf_contour.evaluation.calibration import (
 from hf_contour.evaluation.classes import ClassEvaluationSettings
 from hf_contour.evaluation.predictions import ClassPredictions
 from hf_contour.evaluation.run import evaluate
+from hf_contour.evaluation.summary import point_at
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.metrics.calibration import coverage_curve, thresholds_for_coverages
 from hf_contour.metrics.classification import (
@@ -181,10 +182,8 @@ def _source_figures(of_seeds: Sequence[LeftOut]) -> dict[str, Any]:
 
 def _run_figures(run: LeftOut) -> dict[str, Any]:
     """The scores of one run; without a threshold, everything is decided."""
-    threshold = run.scores["abstain_threshold"]
-    decided = {"coverage": 1.0, "accuracy": run.scores["accuracy"]}
-    if threshold:
-        (decided,) = [point for point in run.scores["coverage"] if point["threshold"] == threshold]
+    everything = {"coverage": 1.0, "accuracy": run.scores["accuracy"]}
+    decided = point_at(run.scores, run.scores["abstain_threshold"]) or everything
     named = {name: run.scores[name] for name in SCORES[:3]}
     return {**named, "coverage": decided["coverage"], "accuracy_decided": decided["accuracy"]}
 

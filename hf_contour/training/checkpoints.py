@@ -30,6 +30,7 @@ from hf_contour.io import (
     OutputError,
     describe_room,
     discard,
+    file_sha256,
     remove,
     sync,
     write_bytes,
@@ -185,12 +186,6 @@ def _is_good(path: Path) -> bool:
 def _signature(path: Path) -> list[tuple[str, int, int]]:
     stats = {file.name: file.stat() for file in path.glob("*")}
     return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items())
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parts(checkpoint: Checkpoint) -> dict[str, Callable[[], bytes | memoryview]]:

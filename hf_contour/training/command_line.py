@@ -181,11 +181,7 @@ def _backbone_of(values: Mapping[str, Any]) -> Any:
 
 
 def _flags(stage: str, argv: Sequence[str], parser: FlagParser) -> dict[str, Any]:
-    """What the flags of a stage ask for.
-
-    Raises:
-        ValueError: For a flag that is no setting, naming the nearest.
-    """
+    """What the flags of a stage ask for; `ValueError` for a flag that is no setting, naming the nearest."""
     given = parser.parse_given(_flags_of_stage(stage, argv))
     asked = {name: value for name, value in given.items() if name in SETTINGS}
     if isinstance(asked.get("data"), str) and asked["data"].startswith("["):

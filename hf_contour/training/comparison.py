@@ -40,7 +40,7 @@ from hf_contour.evaluation.cost import multiply_adds
 from hf_contour.evaluation.predictions import ClassPredictions, join_predictions, pair_predictions, read_predictions
 from hf_contour.evaluation.run import evaluate, load_model
 from hf_contour.flags import named_file
-from hf_contour.io import library_versions, source_commit
+from hf_contour.io import origin
 from hf_contour.training.across_sources import LeftOut, evaluate_left_out, scores_across_sources
 from hf_contour.training.arguments import ARGUMENTS, ContourArguments, GenderArguments
 from hf_contour.training.folder_lock import FolderInUseError
@@ -147,11 +147,7 @@ def _sources_to_leave_out(plan: Plan, values: Mapping[str, Any]) -> list[Source]
 def _stage_arguments(
     plan: Plan, variant: str, values: Mapping[str, Any], left_out: Source | None, *, seed: int, output_dir: str
 ) -> ContourArguments | GenderArguments:
-    """The settings of one training.
-
-    Raises:
-        ValueError: If one is impossible; names the variant.
-    """
+    """The settings of one training; `ValueError` if one is impossible; names the variant."""
     name = variant.replace(" ", "_")
     changed: dict[str, Any] = {"seed": seed, "output_dir": output_dir}
     if left_out is not None:
@@ -231,10 +227,8 @@ def evaluation_arguments(plan: Plan, run: PlannedRun, *, output: Path) -> Evalua
 def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What the comparison keeps of a run: what differed, what it cost, its single-number scores and parts of them."""
     scores = {key: value for key, value in evaluation["scores"].items() if isinstance(value, int | float)}
-    disturbed = {
-        **evaluation["scores"].get("colour_reliance", {}),
-        **evaluation["scores"].get("contour_contribution", {}),
-    }
+    kinds = (evaluation["scores"].get(kind, {}) for kind in ("colour_reliance", "contour_contribution"))
+    noted = ("steps", "num_samples_seen", "seconds", "images_per_second", "last_loss", "converged_step")
     return {
         "variant": run.variant,
         **({"left_out": run.left_out.name} if run.left_out else {}),
@@ -242,12 +236,7 @@ def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Map
         "seed": run.arguments.seed,
         "num_parameters": training["model"].get("num_parameters", training["model"].get("weights")),
         "multiply_adds": _multiply_adds(run.arguments),
-        "steps": training["training"]["steps"],
-        "num_samples_seen": training["training"]["num_samples_seen"],
-        "seconds": training["training"]["seconds"],
-        "images_per_second": training["training"]["images_per_second"],
-        "last_loss": training["training"]["last_loss"],
-        "converged_step": training["training"]["converged_step"],
+        **{name: training["training"][name] for name in noted},
         "data_sha256": training["identity"]["data_sha256"],
         "scores": scores,
         "while_training": {
@@ -255,7 +244,7 @@ def comparison_row(run: PlannedRun, training: Mapping[str, Any], evaluation: Map
             for split, figures in training["evaluation"].items()
         },
         "slices": {part["name"]: part["accuracy"] for part in evaluation["scores"].get("slices", [])},
-        "disturbed": {name: figures["accuracy"] for name, figures in disturbed.items()},
+        "disturbed": {name: figures["accuracy"] for kind in kinds for name, figures in kind.items()},
     }
 
 
@@ -311,14 +300,13 @@ def comparison_results(
         "rows": list(rows),
         **({"paired": paired} if paired else {}),
         **({"across": across} if across else {}),
-        "versions": library_versions(),
-        "commit": source_commit(),
+        **origin(),
     }
 
 
-def _multiply_adds(arguments: ContourArguments | GenderArguments, *, size: tuple[int, int] = (320, 480)) -> int:
-    """Of one image: of `size` for extractors, of the size that they see for classifiers."""
+def _multiply_adds(arguments: ContourArguments | GenderArguments) -> int:
+    """Of one image, of the size that the model sees; of 320x480 for one that takes images as they are."""
     model = load_model(str(arguments.folder / "model"))
-    height, width = arguments.image_size or size
+    height, width = arguments.image_size or (320, 480)
     num_channels = getattr(model.config, "num_channels", 3)  # a classifier takes 3
     return multiply_adds(model, torch.zeros(1, num_channels, height, width))

@@ -18,8 +18,7 @@ from hf_contour.training.arguments import ContourArguments
 from hf_contour.training.building import build_processor, refuse_absent, refuse_unknown_fields
 from hf_contour.training.drawings import draw_contours
 from hf_contour.training.rows import load_train_rows
-from hf_contour.training.stage_data import StageData
-from hf_contour.training.task import Figures
+from hf_contour.training.stage_data import Figures, StageData
 
 
 class ContourTask:

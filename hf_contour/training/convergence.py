@@ -29,9 +29,7 @@ class ConvergenceDetector:
                 f"The convergence rule got window={window}, relative_tolerance={relative_tolerance}, "
                 f"patience={patience}; expected at least 1, 0 and 1."
             )
-        self.window = window
-        self.relative_tolerance = relative_tolerance
-        self.patience = patience
+        self.window, self.relative_tolerance, self.patience = window, relative_tolerance, patience
         self.converged_step: int | None = None
         self._losses: deque[float] = deque()
         self._last_mean: float | None = None

@@ -63,13 +63,12 @@ def optimizer_is_finite(optimizer: Optimizer) -> bool:
     return bool(are_finite(value for value in kept if isinstance(value, Tensor)))
 
 
-def non_finite_names(model: nn.Module, limit: int = 3) -> str:
-    """The first weights and buffers of a model that are not finite, as words; empty if all are."""
+def non_finite_names(model: nn.Module) -> str:
+    """The first three weights and buffers of a model that are not finite, as words; empty if all are."""
     if model_is_finite(model):
         return ""
     names = [name for name, tensor in model.state_dict().items() if not are_finite([tensor])]
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def find_suspects(batches: Sequence[Batch], loss_of: Callable[[Batch], Tensor]) -> tuple[list[int], str]:

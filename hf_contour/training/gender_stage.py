@@ -28,8 +28,7 @@ from hf_contour.training.arguments import GenderArguments
 from hf_contour.training.building import build_processor, refuse_absent, refuse_unknown_fields
 from hf_contour.training.feature_cache import CollateWithFeatures, cached_features, rows_of_sources
 from hf_contour.training.rows import Rows, load_train_rows
-from hf_contour.training.stage_data import StageData
-from hf_contour.training.task import Figures
+from hf_contour.training.stage_data import Figures, StageData
 
 _SHARES = (0.0, 0.25, 0.5, 0.75)  # of the initial weights, that are tried
 
@@ -93,7 +92,7 @@ class GenderTask:
     def _cached_features(self) -> dict[str, list[NDArray[np.float16]]]:
         """Of each frozen network the features of one source after the other, which other mixtures share."""
         arguments, cached = self.arguments, defaultdict(list)
-        compute = {
+        compute: dict[str, Callable[[Tensor], list[Tensor]]] = {
             "contour_features": self._frozen_contours,
             "image_features": partial(self._frozen_images, fold_batch_norms(self.model.image_backbones)),
         }

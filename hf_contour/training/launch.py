@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 
+from hf_contour.io import num_usable_cores
 from hf_contour.training.arguments import GenderArguments, TrainingArguments
 
 # What a launcher can ask for that shards weights over processes: checkpoints and averages here need them whole.
@@ -68,5 +69,4 @@ def refuse_absent_tracker(name: str) -> None:
 
 def threads_of_process() -> int:
     """All cores that this machine gives us, shared among its processes; `accelerate launch` leaves torch one."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

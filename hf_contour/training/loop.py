@@ -29,8 +29,9 @@ from hf_contour.training.resuming import (
     log_path,
     random_state,
 )
+from hf_contour.training.stage_data import Figures
 from hf_contour.training.state import TrainingState
-from hf_contour.training.task import Figures, Task
+from hf_contour.training.task import Task
 
 
 class TrainingLoop:
@@ -44,27 +45,14 @@ class TrainingLoop:
     """
 
     def __init__(
-        self,
-        task: Task,
-        arguments: TrainingArguments,
-        accelerator: Accelerator,
-        *,
-        identity: dict[str, Any],
+        self, task: Task, arguments: TrainingArguments, accelerator: Accelerator, *, identity: dict[str, Any]
     ) -> None:
         self.task, self.arguments, self.accelerator = task, arguments, accelerator
         self.num_steps = arguments.max_steps or task.head_steps + arguments.epochs * task.data.steps_per_epoch
         if arguments.channels_last:
             task.model.to(memory_format=torch.channels_last)
         task.model.to(accelerator.device)
-        self.state = TrainingState(
-            task.model,
-            arguments,
-            accelerator,
-            num_steps=self.num_steps,
-            identity=identity,
-            head_steps=task.head_steps,
-            head_scale=task.head_scale,
-        )
+        self.state = TrainingState(task, arguments, accelerator, num_steps=self.num_steps, identity=identity)
         self.model = self.state.prepared_model
         self.request = StopRequest()
         self._is_between_steps = True

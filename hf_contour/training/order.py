@@ -74,15 +74,9 @@ class SampleOrder(Sampler[list[Place]]):
         start_step: int = 0,
     ) -> None:
         self.step_size = batch_size * accumulation_steps * num_processes
-        self.weights = weights
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.num_steps = num_steps
-        self.seed = seed
-        self.accumulation_steps = accumulation_steps
-        self.num_processes = num_processes
-        self.process_index = process_index
-        self.start_step = start_step
+        self.num_samples, self.batch_size, self.weights, self.seed = num_samples, batch_size, weights, seed
+        self.num_steps, self.start_step, self.accumulation_steps = num_steps, start_step, accumulation_steps
+        self.num_processes, self.process_index = num_processes, process_index
 
     @property
     def steps_per_epoch(self) -> int:

@@ -9,10 +9,10 @@ from accelerate import Accelerator
 
 from hf_contour.data.augmentation.colour import ColourAudit
 from hf_contour.evaluation.cost import count_parameters
-from hf_contour.io import library_versions, source_commit
+from hf_contour.io import origin
 from hf_contour.training.arguments import TrainingArguments
 from hf_contour.training.loop import TrainingLoop
-from hf_contour.training.task import Figures
+from hf_contour.training.stage_data import Figures
 
 
 class FrozenExtractorError(RuntimeError):
@@ -59,14 +59,9 @@ def build_results(
             "num_parameters": count_parameters(loop.task.model),
             "num_trained_parameters": count_parameters(loop.task.model, only_trained=True),
         },
-        "data": {
-            "num_train_samples": identity["num_train_samples"],
-            "bad_images": bad_images,
-            **loop.task.describe(),
-        },
+        "data": {"num_train_samples": identity["num_train_samples"], "bad_images": bad_images, **loop.task.describe()},
         "seed": arguments.seed,
-        "versions": library_versions(),
-        "commit": source_commit(),
+        **origin(),
     }
 
 

@@ -12,8 +12,8 @@ from hf_contour.data import EMBEDDED
 from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.data.labels import label_names as class_names
 from hf_contour.data.mixture import load_sources, parse_sources
-from hf_contour.data.sources import ColumnNames, load_source
-from hf_contour.data.subsets import evenly_drawn
+from hf_contour.data.sources import ColumnNames, label_reading, load_source
+from hf_contour.data.subsets import at_most
 from hf_contour.training.arguments import ContourArguments, GenderArguments
 
 Rows: TypeAlias = Dataset | IterableDataset
@@ -60,66 +60,51 @@ def load_rows(
     if unused in rows.column_names:  # else contours would be decoded for a stage that does not look at them
         rows = rows.remove_columns(unused)
     limit = arguments.max_train_samples if split == arguments.train_split else arguments.max_eval_samples
-    if not limit or (isinstance(rows, Dataset) and len(rows) <= limit):
-        return rows
-    if isinstance(rows, IterableDataset):
+    if isinstance(rows, Dataset):
+        return at_most(rows, limit, seed=arguments.seed)
+    if limit:
         raise ValueError(
             f"max_train_samples is {limit} and streaming is on, but the first rows of a stream may be of one class. "
             "Leave one of the two out."
         )
-    return rows.select(evenly_drawn(rows, limit, seed=arguments.seed))
+    return rows
 
 
 def _all_rows(
     arguments: ContourArguments | GenderArguments, split: str, *, label_names: Sequence[str] | None, streaming: bool
 ) -> Rows:
-    is_train = split == arguments.train_split
+    is_train, is_contour = split == arguments.train_split, isinstance(arguments, ContourArguments)
     drawn = arguments.embedded_train_samples if is_train else arguments.embedded_eval_samples
-    height, width = arguments.embedded_size
-    is_contour = isinstance(arguments, ContourArguments)
-    names = label_names if isinstance(arguments, ContourArguments) else label_names or arguments.label_names
-    labels: dict[str, Any] = {}
-    if isinstance(arguments, GenderArguments):
-        labels = {name: getattr(arguments, name) for name in ("multi_label", "label_separator", "unlabelled")}
+    size = (arguments.embedded_size[0], arguments.embedded_size[1])
     if arguments.data == EMBEDDED:
-        return embedded_dataset(split, num_samples=drawn, seed=arguments.seed, size=(height, width))
+        return embedded_dataset(split, num_samples=drawn, seed=arguments.seed, size=size)
+    reading: dict[str, Any] = {"split": split, "streaming": streaming, "label_names": label_names}
+    if isinstance(arguments, GenderArguments):
+        reading |= {"label_names": label_names or arguments.label_names, **label_reading(arguments)}
     if not isinstance(arguments.data, str):
         return load_sources(
             arguments.data or (),
-            split=split,
-            label_names=names,
             with_labels=not is_contour,
             with_contours=is_contour,
-            streaming=streaming,
             embedded_samples=drawn,
-            embedded_size=(height, width),
+            embedded_size=size,
             seed=arguments.seed,
-            **labels,
+            **reading,
         )
     columns = ColumnNames(
         arguments.image_column,
         arguments.contours_column if isinstance(arguments, ContourArguments) else None,
-        None if isinstance(arguments, ContourArguments) else arguments.label_column,
+        arguments.label_column if isinstance(arguments, GenderArguments) else None,
     )
-    return load_source(
-        arguments.data,
-        split=split,
-        columns=columns,
-        streaming=streaming,
-        label_names=names,
-        config_name=arguments.data_config,
-        **labels,
-    )
+    return load_source(arguments.data, columns=columns, config_name=arguments.data_config, **reading)
 
 
 def load_train_rows(arguments: ContourArguments | GenderArguments, accelerator: Accelerator) -> TrainRows:
     """The training split, read by one process of a machine first, so that the others find its cache."""
     with accelerator.local_main_process_first():
-        if not arguments.streaming:
-            return TrainRows((load_rows(arguments, arguments.train_split),))
-        if isinstance(arguments.data, str):
-            return TrainRows((load_rows(arguments, arguments.train_split, streaming=True),))
-        return _load_streams(arguments)
+        if arguments.streaming and not isinstance(arguments.data, str):
+            return _load_streams(arguments)
+        return TrainRows((load_rows(arguments, arguments.train_split, streaming=arguments.streaming),))
 
 
 def _load_streams(arguments: ContourArguments | GenderArguments) -> TrainRows:

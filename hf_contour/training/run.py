@@ -28,17 +28,15 @@ from hf_contour.io import (
     writing,
 )
 from hf_contour.training.arguments import ContourArguments, GenderArguments, TrainingArguments
-from hf_contour.training.contour_stage import ContourTask
 from hf_contour.training.finite import NonFiniteLossError
 from hf_contour.training.folder_lock import LOCK_FILE, FolderInUseError, locked_folder
-from hf_contour.training.gender_stage import GenderTask
 from hf_contour.training.identity import build_identity, read_finished
 from hf_contour.training.interrupts import StopRequest, TrainingInterrupted, exit_code, stop_requests
 from hf_contour.training.launch import build_accelerator
 from hf_contour.training.loop import TrainingLoop
 from hf_contour.training.records import build_results, refuse_changed_extractor, results_table
 from hf_contour.training.rows import load_rows
-from hf_contour.training.task import Task
+from hf_contour.training.task import Task, build_task
 
 Finish: TypeAlias = Callable[[ContourArguments | GenderArguments, Sequence[dict[str, Any]]], None]
 
@@ -185,13 +183,6 @@ def _train(
         write_json(arguments.folder / "results.json", results)
     accelerator.wait_for_everyone()
     return results
-
-
-def build_task(arguments: ContourArguments | GenderArguments, accelerator: Accelerator) -> ContourTask | GenderTask:
-    """The stage that the settings are of."""
-    if isinstance(arguments, ContourArguments):
-        return ContourTask(arguments, accelerator)
-    return GenderTask(arguments, accelerator)
 
 
 def save_model(task: Task, folder: Path) -> None:

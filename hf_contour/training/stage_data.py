@@ -1,6 +1,5 @@
 """The splits of one stage: rows, samples and loaders; the same for both stages."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -25,8 +24,7 @@ from hf_contour.training.resuming import ResumeError
 from hf_contour.training.rows import TrainRows, load_rows
 from hf_contour.training.streams import Share, StreamedSamples, StreamOrder, StreamReader
 
-logger = logging.getLogger(__name__)
-
+Figures: TypeAlias = dict[str, Any]
 Collate: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
 
 
@@ -87,12 +85,7 @@ class StageData:
             builder = SampleBuilder(self.processor, arguments.stage, self.rows.features, num_samples=None, **drawing)
             return StreamedSamples(builder, skip_bad_images=skip)
         return ContourSamples(
-            self.rows,
-            self.processor,
-            stage=arguments.stage,
-            cache=arguments.cache,
-            skip_bad_images=skip,
-            **drawing,
+            self.rows, self.processor, stage=arguments.stage, cache=arguments.cache, skip_bad_images=skip, **drawing
         )
 
     def evaluated(self, split: str) -> ContourSamples:

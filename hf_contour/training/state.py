@@ -19,43 +19,41 @@ from hf_contour.training.resuming import (
     surroundings,
     warn_of_other_surroundings,
 )
-from hf_contour.training.task import Figures
+from hf_contour.training.stage_data import Figures
+from hf_contour.training.task import Task
 
 
 class TrainingState:
     """Model, moving average, optimiser, schedule, convergence and progress of one training.
 
     Args:
-        model: on its device.
+        task: its model is on its device.
         arguments: settings.
         accelerator: prepares model and optimiser.
         num_steps: steps in the whole training.
-        head_steps: how many of them come before the schedule, at a constant rate.
-        head_scale: this rate relative to the highest.
         identity: what must be equal for a checkpoint to be gone on from; kept in each of them.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        task: Task,
         arguments: TrainingArguments,
         accelerator: Accelerator,
         *,
         num_steps: int,
         identity: dict[str, Any],
-        head_steps: int = 0,
-        head_scale: float = 1.0,
     ) -> None:
-        self.model, self.accelerator, self.identity = model, accelerator, identity
-        self.ema = build_ema(model, arguments)
+        self.model: nn.Module = task.model
+        self.accelerator, self.identity = accelerator, identity
+        self.ema = build_ema(self.model, arguments)
         self.uses_ema = self.ema is not None
-        optimizer = build_optimizer(model, arguments)
+        optimizer = build_optimizer(self.model, arguments)
         self.schedule = LearningRateSchedule(
-            optimizer, arguments, num_steps, head_steps=head_steps, head_scale=head_scale
+            optimizer, arguments, num_steps, head_steps=task.head_steps, head_scale=task.head_scale
         )
         if arguments.compile:
-            model.compile()
-        self.prepared_model, self.optimizer = accelerator.prepare(model, optimizer)
+            self.model.compile()
+        self.prepared_model, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.convergence = ConvergenceDetector(
             arguments.convergence_window, arguments.convergence_tolerance, arguments.convergence_patience
         )

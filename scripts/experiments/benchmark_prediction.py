@@ -122,11 +122,7 @@ def export_once(model: Path, target: Path, name: str, calibration: str) -> None:
     if target.exists():
         return
     images = [calibration] if name.endswith("int8") else []
-    settings: dict[str, Any] = {
-        "format": EXPORTS[name],
-        "calibration": images,
-        "num_calibration": CALIBRATION_IMAGES,
-    }
+    settings: dict[str, Any] = {"format": EXPORTS[name], "calibration": images, "num_calibration": CALIBRATION_IMAGES}
     export(ExportArguments(str(model), str(target), **settings))
 
 

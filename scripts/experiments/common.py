@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_contour.evaluation.arguments import portable_arguments, portable_path
 from hf_contour.flags import FlagParser
-from hf_contour.io import OutputError, library_versions, source_commit, write_json
+from hf_contour.io import OutputError, origin, write_json
 
 
 def run_tool(settings: type[Any], work: Callable[[Any], None], *, description: str | None) -> None:
@@ -24,7 +24,7 @@ def write_results(path: str, arguments: Any, content: Mapping[str, Any]) -> None
     script = Path(sys.argv[0]).name
     command = shlex.join(["python", f"scripts/experiments/{script}", *map(portable_path, sys.argv[1:])])
     head = {"command": command, "arguments": portable_arguments(arguments)}
-    write_json(Path(path), head | dict(content) | {"versions": library_versions(), "commit": source_commit()})
+    write_json(Path(path), head | dict(content) | origin())
 
 
 def refuse_hub_ids(folders: list[str]) -> list[Path]:

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_contour import (
-    ContourGenderForImageClassification,
-)
+from hf_contour import ContourGenderForImageClassification
 from hf_contour.cli.main import main
 from hf_contour.image_processing_contour import ContourImageProcessor
 

@@ -9,11 +9,7 @@ import torch
 from commands import SIZE, photo, png_bytes
 from PIL import Image
 
-from hf_contour import (
-    ContourExtractorConfig,
-    ContourExtractorForPreTraining,
-    ContourGenderForImageClassification,
-)
+from hf_contour import ContourExtractorConfig, ContourExtractorForPreTraining, ContourGenderForImageClassification
 from hf_contour.image_processing_contour import ContourImageProcessor
 
 

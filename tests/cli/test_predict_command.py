@@ -15,10 +15,7 @@ from hf_contour.inference.contours import level_maps, map_stem
 
 
 def test_predict_classifies_and_names_the_bad_image(
-    classifier_folder: Path,
-    image_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    classifier_folder: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "scores"
     flags = ["--model", classifier_folder, "--inputs", image_folder, "--output", output, "--format", "csv"]

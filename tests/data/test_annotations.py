@@ -1,10 +1,9 @@
 """Contour maps are read white on black from any form, and averaged over the annotators."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
+from odd_images import encode
 from PIL import Image
 
 from hf_contour.data.annotations import check_orientation, consensus, read_annotations
@@ -18,9 +17,7 @@ assert CROSS.sum() == 9
 
 
 def content(image: Image.Image, file_format: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=file_format)
-    return buffer.getvalue()
+    return encode(image, file_format)
 
 
 def with_alpha(rgb: int, alpha: np.ndarray) -> Image.Image:
@@ -144,10 +141,7 @@ REGIONS = np.repeat([0, 1, 2, 3], 6).reshape(4, 6)
         (content(Image.fromarray(REGIONS.astype(np.uint8))), "values from 0 to 3, but none above 127"),
         (content(palette_of_classes(REGIONS).convert("RGB")), "marks of several colours"),
         (REGIONS, "values from 0 to 3, but none above 127"),
-        (
-            content(Image.fromarray(np.where(CROSS, 100, 0).astype(np.uint8))),
-            "values from 0 to 100, but none",
-        ),
+        (content(Image.fromarray(np.where(CROSS, 100, 0).astype(np.uint8))), "values from 0 to 100, but none"),
         (content(Image.fromarray(np.where(CROSS, 300, 0).astype(np.uint16))), "values from 0 to 300, but none above"),
         (np.where(CROSS, 0.4, 0.0), "values from 0 to 0.4, but none above 0.5"),
     ],
@@ -160,9 +154,7 @@ def test_marks_that_give_no_contour_are_refused(contour, message):
 def turned_jpeg(size: tuple[int, int], orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (90, 90, 90)).save(buffer, "JPEG", exif=exif)
-    return buffer.getvalue()
+    return encode(Image.new("RGB", size, (90, 90, 90)), "JPEG", exif=exif)
 
 
 @pytest.mark.parametrize("orientation", [3, 6])

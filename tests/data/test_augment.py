@@ -17,10 +17,9 @@ from hf_contour.data.augmentation.recipe import (
     Augmentation,
     AugmentationRecipe,
     draw_operations,
-    plan_warp,
     sample_rng,
 )
-from hf_contour.data.augmentation.warp import warp_annotations, warp_image
+from hf_contour.data.augmentation.warp import plan_warp, warp_annotations, warp_image
 
 EVERYTHING = AugmentationRecipe(**dict.fromkeys(OPERATIONS, 1.0))
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)

@@ -1,16 +1,15 @@
 """The check before training finds what was put in, and nothing in a clean set."""
 
 import csv
-import io
 import json
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from image_corpus import bomb
+from odd_images import encode
 from PIL import Image as PILImage
 
 from hf_contour.cli.main import main
@@ -23,15 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 NAMES = ["men", "women"]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def content(image: PILImage.Image, file_format: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=file_format, **options)
-    return buffer.getvalue()
+    return encode(image, file_format, **options)
 
 
 def plain(seed: int, *, height=20, width=24) -> PILImage.Image:
@@ -58,16 +50,6 @@ def found(report) -> list[tuple]:
     return [(finding.split, finding.row, finding.kind) for finding in report.rows]
 
 
-def bomb() -> bytes:
-    """PNG of 30000 x 30000 pixels in a hundred bytes: the header alone."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-
-
 def test_a_clean_set_has_no_findings():
     report = check(
         train=split_of([content(plain(seed)) for seed in range(3)], [0, 1, 1]),
@@ -81,7 +63,9 @@ def test_a_clean_set_has_no_findings():
 def test_unreadable_images_are_listed_and_the_others_still_read():
     good = content(plain(1))
     jpeg = content(plain(2, height=60, width=60), "JPEG")
-    report = check(train=split_of([good, jpeg[: len(jpeg) // 2], b"", b"<html></html>", bomb(), content(plain(3))]))
+    report = check(
+        train=split_of([good, jpeg[: len(jpeg) // 2], b"", b"<html></html>", bomb("png", 30_000), content(plain(3))])
+    )
     assert found(report) == [
         ("train", 1, "image_unreadable"),
         ("train", 2, "image_unreadable"),

@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
+from tiny_training import as_png
 
 from hf_contour.data.mixture import Source, load_sources, parse_sources, sampling_weights
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def image_cell(value: int) -> dict:
-    buffer = io.BytesIO()
-    PILImage.new("L", (3, 2), value).save(buffer, format="PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+    return as_png(PILImage.new("L", (3, 2), value))
 
 
 def write(folder: Path, split: str, label: list, feature, **others) -> Path:

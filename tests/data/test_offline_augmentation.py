@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import yaml
+from odd_images import encode
 from PIL import Image
 
 from hf_contour.cli.main import main
@@ -25,10 +26,8 @@ COLOUR = ColourTransform(
 )
 
 
-def encode(array, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format=kind)
-    return buffer.getvalue()
+def encoded(array, kind="PNG"):
+    return encode(Image.fromarray(array), kind)
 
 
 def make_row(index):
@@ -36,8 +35,8 @@ def make_row(index):
     drawings = rng.random((1 + index % 3, *SIZES[index])) < 0.2
     pixels = rng.integers(0, 256, (*SIZES[index], 3), dtype=np.uint8)
     return {
-        "image": {"bytes": encode(pixels, "JPEG"), "path": f"{index}.jpg"},
-        "contours": [{"bytes": encode(drawing), "path": None} for drawing in drawings],
+        "image": {"bytes": encoded(pixels, "JPEG"), "path": f"{index}.jpg"},
+        "contours": [{"bytes": encoded(drawing), "path": None} for drawing in drawings],
         "label": index % 2,
         "shop": f"shop {index}",
     }

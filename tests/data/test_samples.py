@@ -1,6 +1,5 @@
 """Samples are a function of (seed, epoch, row): not of workers, caches, pickling or streaming."""
 
-import io
 import pickle
 
 import datasets
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_training import as_png
 from torch.utils.data import DataLoader
 
 from hf_contour.data.augmentation.colour import ColourAudit, ColourTransform
@@ -23,9 +23,7 @@ COLOUR = ColourTransform(exchange_channels=True, shift_channel=True, max_changed
 
 
 def encode(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+    return as_png(Image.fromarray(array))
 
 
 def make_pixels(index):
@@ -233,11 +231,7 @@ def write_parts(folder):
 def test_a_row_of_a_stream_gives_the_sample_of_the_set(tmp_path):
     stream, samples = write_parts(tmp_path), make_samples(colour=None)
     builder = SampleBuilder(
-        samples.builder.processor,
-        "contour",
-        stream.features,
-        num_samples=None,
-        augmentation=Augmentation(RECIPE),
+        samples.builder.processor, "contour", stream.features, num_samples=None, augmentation=Augmentation(RECIPE)
     )
     for epoch in range(2):
         samples.set_epoch(epoch)

@@ -16,11 +16,6 @@ from hf_contour.data.sources import ColumnNames, detect_kind, label_names, load_
 from hf_contour.image_processing_contour import ContourImageProcessor
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def save(folder: Path, *names: str) -> None:
     """Small images, each of its own shade."""
     for name in names:

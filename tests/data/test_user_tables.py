@@ -1,7 +1,6 @@
 """Tables as users have them: read as they are meant, or refused with the line or row and what to do."""
 
 import base64
-import io
 import logging
 import unicodedata
 from pathlib import Path
@@ -11,21 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from odd_images import encode
 from PIL import Image as PILImage
 
 from hf_contour.data.checks import load_and_check
 from hf_contour.data.sources import ColumnNames, detect_kind, label_names, load_source, source_splits
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def png(shade: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    PILImage.fromarray(np.random.default_rng(shade).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+    pixels = np.random.default_rng(shade).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    return encode(PILImage.fromarray(pixels), "PNG")
 
 
 def images(folder: Path, count: int = 3) -> Path:

@@ -13,12 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.models import mobilenet_v2
 
-from hf_contour.hub.backbone_weights import (
-    PACKAGED_WEIGHTS,
-    PackagedWeights,
-    convert_packaged_weights,
-    match_entries,
-)
+from hf_contour.hub.backbone_weights import PACKAGED_WEIGHTS, PackagedWeights, convert_packaged_weights, match_entries
 
 MEMBER = "some_package/models/weights.pth"
 

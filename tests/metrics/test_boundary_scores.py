@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from draw_boundary_curves import benchmark_curve, draw_boundary_curves
 from markdown_tables import read_table
+from odd_images import encode
 from PIL import Image as PILImage
 from tiny_models import tiny_extractor
 
@@ -46,9 +47,7 @@ def images(number: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def encoded(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    PILImage.fromarray(array).save(buffer, "png")
-    return buffer.getvalue()
+    return encode(PILImage.fromarray(array), "png")
 
 
 def source_of(found: list[tuple[np.ndarray, np.ndarray]], *, ids: bool = True) -> Dataset:

@@ -172,11 +172,7 @@ def test_bad_input_is_refused(probs: list, labels: list, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("groups", "message"),
-    [
-        (["a"], "1 entries; expected 2"),
-        ([1, None], r"groups\[1\] is None"),
-        ([np.nan, 1.0], r"groups\[0\] is nan"),
-    ],
+    [(["a"], "1 entries; expected 2"), ([1, None], r"groups\[1\] is None"), ([np.nan, 1.0], r"groups\[0\] is nan")],
 )
 def test_bad_groups_are_refused(groups: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):

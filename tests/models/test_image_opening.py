@@ -1,29 +1,17 @@
 """`open_image`: every kind of image by its stated rule, and one clear error for what is none."""
 
 import io
-import struct
 import sys
 import threading
 import tracemalloc
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from odd_images import (
-    HEIGHT,
-    ODD_IMAGES,
-    WIDTH,
-    colours,
-    encode,
-    grey,
-    hsv_to_rgb,
-    over,
-    write_png,
-    ycbcr_to_rgb,
-)
+from image_corpus import bomb
+from odd_images import HEIGHT, ODD_IMAGES, WIDTH, colours, encode, grey, hsv_to_rgb, over, write_png, ycbcr_to_rgb
 from PIL import Image
 
 from hf_contour.image_processing_contour import ImageReadError, open_image
@@ -235,21 +223,6 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
         open_image(7)  # type: ignore[arg-type]
 
 
-def bomb(file_format: str, side: int) -> bytes:
-    """The header of an image of `side` x `side` pixels, with next to nothing behind it."""
-    if file_format == "png":
-        body = zlib.compress(bytes(1000))
-        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-        parts = [(b"IHDR", header), (b"IDAT", body), (b"IEND", b"")]
-        chunks = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in parts]
-        return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-    small = bytearray(encode(Image.new("P", (16, 16)), "gif"))
-    small[6:10] = struct.pack("<HH", side, side)
-    start = small.index(b"\x2c", 13 + 3 * 2 ** ((small[10] & 7) + 1))
-    small[start + 5 : start + 9] = struct.pack("<HH", side, side)
-    return bytes(small)
-
-
 @pytest.mark.parametrize("file_format", ["png", "gif"])
 @pytest.mark.parametrize("side", [10_000, 14_000, 65_535])
 def test_bombs_are_refused_before_decoding(file_format: str, side: int) -> None:
@@ -311,10 +284,7 @@ def photograph(
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    photo = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
-    photo.save(buffer, format="JPEG", quality=95, exif=exif, **options)
-    return buffer.getvalue()
+    return encode(Image.fromarray(pixels.astype(np.uint8)).convert(mode), "JPEG", quality=95, exif=exif, **options)
 
 
 @pytest.mark.parametrize(
@@ -366,8 +336,6 @@ def test_other_jpegs_are_reduced_too(mode: str) -> None:
 
 
 def test_other_files_keep_their_size_and_bombs_are_refused_first() -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(buffer, format="PNG")
-    assert open_image(buffer.getvalue(), least_size=(8, 8)).size == (64, 64)
+    assert open_image(encode(Image.new("RGB", (64, 64)), "PNG"), least_size=(8, 8)).size == (64, 64)
     with pytest.raises(ImageReadError, match="max_pixels"):
         open_image(photograph(160, 160), least_size=(20, 20), max_pixels=100)

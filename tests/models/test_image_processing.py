@@ -10,7 +10,7 @@ import torch
 from datasets import ClassLabel, Features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from odd_images import ODD_IMAGES, colours
+from odd_images import ODD_IMAGES, colours, encode
 from PIL import Image
 from transformers import AutoImageProcessor
 
@@ -134,12 +134,7 @@ def test_batches_come_as_lists_nested_lists_and_arrays() -> None:
     photos = [colours(seed=seed) for seed in range(3)]
     expected = pixel_values(processor, photos)
     stacked = np.stack(photos)
-    for images in (
-        [photos[:2], photos[2:]],
-        stacked,
-        torch.from_numpy(stacked).permute(0, 3, 1, 2),
-        tuple(photos),
-    ):
+    for images in ([photos[:2], photos[2:]], stacked, torch.from_numpy(stacked).permute(0, 3, 1, 2), tuple(photos)):
         assert torch.equal(pixel_values(processor, images), expected)
     assert torch.equal(pixel_values(processor, photos, disable_grouping=False), expected)
     assert isinstance(processor(photos, return_tensors="np")["pixel_values"], np.ndarray)
@@ -256,8 +251,10 @@ def test_round_trip_through_a_folder(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {
         "preprocessor_config.json",
         "image_processing_contour.py",
+        "image_arrays_contour.py",
         "image_opening_contour.py",
         "edge_thinning_contour.py",
+        "placement_contour.py",
     }
     assert ContourImageProcessor.from_pretrained(tmp_path, size=8).size == {"height": 8, "width": 8}
 
@@ -326,11 +323,10 @@ def test_jpegs_of_any_kind_look_alike_when_reduced(kind):
 @pytest.mark.parametrize("size", [(1200, 900), (1100, 800), (1001, 801), (600, 1000)])
 def test_a_reduced_image_lies_where_the_whole_one_would(size):
     """With stripes, a shift by a pixel of the canvas would tell."""
-    file = io.BytesIO()
-    draw_garment(0, size=size).image.save(file, "JPEG", quality=90)
+    photo = encode(draw_garment(0, size=size).image, "JPEG", quality=90)
     whole, reduced = (
         ContourImageProcessor(size={"height": 128, "width": 96}, reduced_decoding=reduced, do_normalize=False)(
-            file.getvalue(), return_tensors="pt"
+            photo, return_tensors="pt"
         )["pixel_values"]
         for reduced in (False, True)
     )

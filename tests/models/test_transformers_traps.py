@@ -47,11 +47,7 @@ from hf_contour.modeling_contour_branches import ImageBackbone
 PACKAGE = Path(hf_contour.__file__).parent
 # The files that travel to the Hub: everything that a registered class is defined in, and what it imports.
 TRAVELLING = sorted(
-    {
-        *PACKAGE.glob("*_contour.py"),
-        *PACKAGE.glob("configuration_*.py"),
-        *PACKAGE.glob("modeling_*.py"),
-    }
+    {*PACKAGE.glob("*_contour.py"), *PACKAGE.glob("configuration_*.py"), *PACKAGE.glob("modeling_*.py")}
 )
 THIRD_PARTY = {"torch", "torchvision", "timm", "transformers", "huggingface_hub", "safetensors", "PIL", "numpy"}
 MODELS = {

@@ -60,11 +60,7 @@ def test_a_training_runs_and_goes_on_without_the_names_of_linux(tmp_path):
         lock = importlib.import_module("hf_contour.training.folder_lock")
         assert lock.fcntl is None
         folder = tmp_path / "garments" / "contour"
-        with (
-            lock.locked_folder(folder),
-            pytest.raises(lock.FolderInUseError),
-            lock.locked_folder(folder),
-        ):
+        with lock.locked_folder(folder), pytest.raises(lock.FolderInUseError), lock.locked_folder(folder):
             pass
         assert train_command.main(["--recipe", str(recipe)]) == 0
         (folder / "results.json").unlink()

@@ -27,8 +27,7 @@ def test_without_anything_both_stages_have_the_defaults():
 
 def test_flags_override_the_stage_section_which_overrides_the_recipe(tmp_path):
     recipe = write_recipe(
-        tmp_path,
-        "seed: 3\nepochs: 2\nbatch_size: 4\ngender:\n  epochs: 5\n  batch_size: 6\n  model: {head: mlp}\n",
+        tmp_path, "seed: 3\nepochs: 2\nbatch_size: 4\ngender:\n  epochs: 5\n  batch_size: 6\n  model: {head: mlp}\n"
     )
     contour, gender = parse_arguments(["--recipe", str(recipe), "--gender_batch_size", "7", "--contour-seed=9"])
     assert (contour.seed, contour.epochs, contour.batch_size, contour.model) == (9, 2, 4, None)

@@ -22,7 +22,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from hf_contour.data.augmentation.warp import EDGE_FILL, Warp, warp_annotations, warp_image, warp_mask
+from hf_contour.data.augmentation.warp import EDGE_FILL, MAX_SIDE, plan_warp, warp_annotations, warp_image, warp_mask
 from hf_contour.data.augmentation.wearer import (
     WEARER_BOUNDS,
     WEARER_OPERATIONS,
@@ -47,10 +47,6 @@ OPERATIONS = (
     "noise",
 )
 GEOMETRIC = frozenset(OPERATIONS[:7])
-MAX_SIDE = 16_384
-# Of ten places for the window of `crop_size`, the first with this share of its pixels inside the image is taken.
-ENOUGH_VALID = 0.75
-WINDOW_TRIES = 10
 
 # Range of each range field: the values that both ends must lie in.
 _BOUNDS = {
@@ -327,69 +323,6 @@ def _amount(recipe: AugmentationRecipe, name: str, uniform: np.ndarray) -> Any:
     if name == "crop":
         return values[:2] + [float(value) for value in uniform[2:]]
     return values[:2] if name in ("affine", "translate") else values[0]
-
-
-def plan_warp(
-    size: tuple[int, int],
-    operations: Mapping[str, Any],
-    rng: np.random.Generator,
-    *,
-    crop_size: tuple[int, int] | None = None,
-) -> Warp:
-    """Compose the geometric operations to one matrix.
-
-    Args:
-        size: `(height, width)` of the image.
-        operations: as `draw_operations` gives them; others than geometric ones are passed over.
-        rng: draws the place of the window of `crop_size`.
-        crop_size: `(height, width)` of the output, or None.
-    """
-    factor = operations.get("scale", 1.0)
-    scaled = tuple(min(MAX_SIDE, max(1, round(side * factor))) for side in size)
-    linear = _linear_part(operations)
-    source_size = np.array(scaled[::-1], dtype=np.float64)  # (width, height)
-    # The canvas just holds the image; the tolerance keeps quarter turns exact.
-    canvas = np.maximum(1, np.floor(np.abs(linear) @ source_size + 1e-6))
-    shift = np.array(operations.get("translate", (0.0, 0.0)))[::-1]
-    offset = canvas / 2 - linear @ source_size / 2 + np.rint(shift * canvas)
-    if "crop" in operations:
-        fractions, places = np.reshape(operations["crop"], (2, 2))[:, ::-1]
-        window = np.maximum(1, np.rint(canvas * fractions))
-        offset = offset - np.floor(places * (canvas - window + 1))
-        canvas = window
-    matrix = np.vstack([np.column_stack([linear, offset]), [0.0, 0.0, 1.0]])
-    if crop_size is not None:
-        window = np.array(crop_size[::-1], dtype=np.float64)
-        matrix[:2, 2] -= _window_origin(matrix, source_size, canvas, window, rng)
-        canvas = window
-    return Warp(size, (scaled[0], scaled[1]), matrix, (int(canvas[1]), int(canvas[0])))
-
-
-def _linear_part(operations: Mapping[str, Any]) -> np.ndarray:
-    """`(2, 2)` of flips, then shear, then rotation; whole numbers where it is one of the eight symmetries."""
-    flips = np.diag([-1.0 if "flip" in operations else 1.0, -1.0 if "flip_vertical" in operations else 1.0])
-    shear_y, shear_x = np.tan(np.deg2rad(operations.get("affine", (0.0, 0.0))))
-    shear = np.array([[1.0, shear_x], [shear_y, 1.0]])
-    angle = np.deg2rad(operations.get("rotate", 0.0))
-    # y runs downwards, so this turns counter-clockwise.
-    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    linear = rotation @ shear @ flips
-    nearest = np.rint(linear)
-    return np.where(np.abs(linear - nearest) < 1e-12, nearest, linear)
-
-
-def _window_origin(
-    matrix: np.ndarray, source_size: np.ndarray, canvas: np.ndarray, window: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """`(x, y)` of a window: of ten random places the first that mostly shows the image, or the best."""
-    spare = canvas - window
-    places = np.floor(rng.random((WINDOW_TRIES, 2)) * (np.abs(spare) + 1)) + np.minimum(spare, 0)
-    grid = (np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) + 0.5) / 8 * window
-    points = places[:, None] + grid[None]  # (tries, 64, 2)
-    source = (points - matrix[:2, 2]) @ np.linalg.inv(matrix[:2, :2]).T
-    inside = ((source >= 0) & (source <= source_size)).all(axis=-1).mean(axis=-1)
-    enough = np.flatnonzero(inside >= ENOUGH_VALID)
-    return places[enough[0] if enough.size else inside.argmax()]
 
 
 def _change_values(image: Image.Image, operations: Mapping[str, Any], rng: np.random.Generator) -> Image.Image:

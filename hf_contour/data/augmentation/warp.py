@@ -8,7 +8,9 @@ Contours are not resampled as images are: their pixels and the links between nei
 and lines, so that a line stays connected and about one pixel wide at any scale.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 EDGE_FILL = "edge"
+MAX_SIDE = 16_384
+# Of ten places for the window of `crop_size`, the first with this share of its pixels inside the image is taken.
+ENOUGH_VALID = 0.75
+WINDOW_TRIES = 10
 Fill = str | tuple[int, int, int]
 
 
@@ -53,6 +59,69 @@ class Warp:
         """Whether, after the scaling, every output pixel is one input pixel: mirrors, quarter turns, whole shifts."""
         top_rows = self.matrix[:2]
         return bool(np.array_equal(top_rows, np.rint(top_rows)) and np.abs(self.matrix[:2, :2]).sum() == 2)
+
+
+def plan_warp(
+    size: tuple[int, int],
+    operations: Mapping[str, Any],
+    rng: np.random.Generator,
+    *,
+    crop_size: tuple[int, int] | None = None,
+) -> Warp:
+    """Compose the geometric operations to one matrix.
+
+    Args:
+        size: `(height, width)` of the image.
+        operations: as `recipe.draw_operations` gives them; others than geometric ones are passed over.
+        rng: draws the place of the window of `crop_size`.
+        crop_size: `(height, width)` of the output, or None.
+    """
+    factor = operations.get("scale", 1.0)
+    scaled = tuple(min(MAX_SIDE, max(1, round(side * factor))) for side in size)
+    linear = _linear_part(operations)
+    source_size = np.array(scaled[::-1], dtype=np.float64)  # (width, height)
+    # The canvas just holds the image; the tolerance keeps quarter turns exact.
+    canvas = np.maximum(1, np.floor(np.abs(linear) @ source_size + 1e-6))
+    shift = np.array(operations.get("translate", (0.0, 0.0)))[::-1]
+    offset = canvas / 2 - linear @ source_size / 2 + np.rint(shift * canvas)
+    if "crop" in operations:
+        fractions, places = np.reshape(operations["crop"], (2, 2))[:, ::-1]
+        window = np.maximum(1, np.rint(canvas * fractions))
+        offset = offset - np.floor(places * (canvas - window + 1))
+        canvas = window
+    matrix = np.vstack([np.column_stack([linear, offset]), [0.0, 0.0, 1.0]])
+    if crop_size is not None:
+        window = np.array(crop_size[::-1], dtype=np.float64)
+        matrix[:2, 2] -= _window_origin(matrix, source_size, canvas, window, rng)
+        canvas = window
+    return Warp(size, (scaled[0], scaled[1]), matrix, (int(canvas[1]), int(canvas[0])))
+
+
+def _linear_part(operations: Mapping[str, Any]) -> np.ndarray:
+    """`(2, 2)` of flips, then shear, then rotation; whole numbers where it is one of the eight symmetries."""
+    flips = np.diag([-1.0 if "flip" in operations else 1.0, -1.0 if "flip_vertical" in operations else 1.0])
+    shear_y, shear_x = np.tan(np.deg2rad(operations.get("affine", (0.0, 0.0))))
+    shear = np.array([[1.0, shear_x], [shear_y, 1.0]])
+    angle = np.deg2rad(operations.get("rotate", 0.0))
+    # y runs downwards, so this turns counter-clockwise.
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    linear = rotation @ shear @ flips
+    nearest = np.rint(linear)
+    return np.where(np.abs(linear - nearest) < 1e-12, nearest, linear)
+
+
+def _window_origin(
+    matrix: np.ndarray, source_size: np.ndarray, canvas: np.ndarray, window: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """`(x, y)` of a window: of ten random places the first that mostly shows the image, or the best."""
+    spare = canvas - window
+    places = np.floor(rng.random((WINDOW_TRIES, 2)) * (np.abs(spare) + 1)) + np.minimum(spare, 0)
+    grid = (np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) + 0.5) / 8 * window
+    points = places[:, None] + grid[None]  # (tries, 64, 2)
+    source = (points - matrix[:2, 2]) @ np.linalg.inv(matrix[:2, :2]).T
+    inside = ((source >= 0) & (source <= source_size)).all(axis=-1).mean(axis=-1)
+    enough = np.flatnonzero(inside >= ENOUGH_VALID)
+    return places[enough[0] if enough.size else inside.argmax()]
 
 
 def warp_image(image: Image.Image, warp: Warp, *, fill: Fill = EDGE_FILL) -> tuple[Image.Image, np.ndarray]:
@@ -219,10 +288,7 @@ def _mark(canvas: np.ndarray, plane: np.ndarray, x: np.ndarray, y: np.ndarray) -
 
 
 def _mark_between(
-    canvas: np.ndarray,
-    plane: np.ndarray,
-    start: tuple[np.ndarray, np.ndarray],
-    end: tuple[np.ndarray, np.ndarray],
+    canvas: np.ndarray, plane: np.ndarray, start: tuple[np.ndarray, np.ndarray], end: tuple[np.ndarray, np.ndarray]
 ) -> None:
     """Set the pixels between two cells, one for each step along the longer side (the ends are set already)."""
     run, rise = end[0] - start[0], end[1] - start[1]

@@ -9,18 +9,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy.ndimage import correlate, label
 
 # In the order in which they are applied.
-WEARER_OPERATIONS = (
-    "cut_top",
-    "cut_bottom",
-    "exchange_ground",
-    "erase_skin",
-    "erase_top",
-    "erase",
-    "grey",
-    "smooth",
-)
+WEARER_OPERATIONS = ("cut_top", "cut_bottom", "exchange_ground", "erase_skin", "erase_top", "erase", "grey", "smooth")
 WEARER_BOUNDS = {
     "cut_top_fraction": (0.0, 0.9),
     "cut_bottom_fraction": (0.0, 0.9),
@@ -133,29 +125,13 @@ def find_ground(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     similar = (np.abs(pixels - colour) <= GROUND_TOLERANCE).all(axis=2)
     if similar[frame].mean() < PLAIN_SHARE:
         return None
-    reached = similar & frame
-    while True:
-        spread = _spread(_spread(reached, similar).T, similar.T).T
-        if (spread == reached).all():
-            return reached, colour
-        reached = spread
-
-
-def _spread(reached: np.ndarray, similar: np.ndarray) -> np.ndarray:
-    """Every run of similar pixels of a row of which one is reached."""
-    is_break = ~similar
-    is_break[:, 0] = True
-    runs = is_break.ravel().cumsum().reshape(similar.shape)
-    is_hit = np.zeros(runs.max() + 1, dtype=bool)
-    is_hit[runs[reached]] = True
-    return similar & is_hit[runs]
+    parts, _ = label(similar)  # by four neighbours
+    return similar & np.isin(parts, parts[similar & frame]), colour
 
 
 def _with_other_ground(pixels: np.ndarray, ground: np.ndarray, colour: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The ground in another colour, its shades kept, mixed in over a pixel at its edge."""
-    padded = np.pad(ground.astype(np.float32), 1, mode="edge")
-    height, width = ground.shape
-    share = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9
+    share = correlate(ground.astype(np.float32), np.ones((3, 3)), mode="nearest") / 9
     share = np.where(ground, np.maximum(share, 0.5), np.minimum(share, 0.5))
     return np.rint(pixels + share[..., None] * (other - colour)).clip(0, 255).astype(np.uint8)
 

@@ -59,9 +59,5 @@ class ClassificationScoresMetric(evaluate.Metric):
     ) -> dict[str, Any]:
         score = multilabel_scores if self.config_name == "multilabel" else classification_scores
         return score(
-            predictions,
-            references,
-            class_names=class_names,
-            groups=groups,
-            settings=ScoreSettings(**settings),
+            predictions, references, class_names=class_names, groups=groups, settings=ScoreSettings(**settings)
         ).to_dict()
