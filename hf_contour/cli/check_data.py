@@ -20,6 +20,9 @@ from functools import partial
 from hf_contour.cli.settings import read_settings
 from hf_contour.flags import needed, setting
 
+# Arguments of `load_and_check` that are called as the settings are.
+AS_THEY_ARE = ("splits", "config_name", "kind", "separator", "label_names", "num_workers")
+
 
 @dataclass
 class CheckArguments:
@@ -53,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = read_settings(CheckArguments, argv, command="check-data", description=__doc__)
     from hf_contour.data.checks import load_and_check
     from hf_contour.data.image_checks import ImageLimits
-    from hf_contour.data.sources import ColumnNames
+    from hf_contour.data.sources import ColumnNames, label_reading
 
     further = None
     if arguments.model is not None:
@@ -62,18 +65,11 @@ def main(argv: Sequence[str]) -> int:
         further = partial(label_doubts, model_folder=arguments.model)
     report = load_and_check(
         arguments.source,
-        splits=arguments.splits,
         columns=ColumnNames(arguments.image_column, arguments.contours_column, arguments.label_column),
-        config_name=arguments.config_name,
-        kind=arguments.kind,
-        multi_label=arguments.multi_label,
-        separator=arguments.separator,
-        label_separator=arguments.label_separator,
-        unlabelled=arguments.unlabelled,
-        label_names=arguments.label_names,
         limits=ImageLimits(arguments.min_side, arguments.max_aspect, arguments.max_edge_share),
-        num_workers=arguments.num_workers,
         further=further,
+        **{name: getattr(arguments, name) for name in AS_THEY_ARE},
+        **label_reading(arguments),
     )
     print(json.dumps(report.to_dict()) if arguments.json else report.table())
     if arguments.output_dir is not None:

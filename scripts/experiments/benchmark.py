@@ -6,9 +6,8 @@ About half a minute. Batch 1, float32, eager, channels last, batch normalisation
 224x224 with its normalisation folded too, takes 0.12 to 0.15 of the time of PiDiNet-tiny at 320x480.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -41,39 +40,30 @@ class BenchmarkArguments:
 
 def main(arguments: BenchmarkArguments) -> None:
     """Time, print and write."""
-    results = benchmark_extractors(
-        refuse_hub_ids(arguments.models),
-        size=(arguments.height, arguments.width),
-        threads=arguments.threads,
-        num_rounds=arguments.num_rounds,
-    )
+    results = benchmark_extractors(arguments)
     write_results(arguments.output, arguments, results)
     for row in results["rows"]:
         print(f"{row['name']}: {row['median_ms']:.1f} ms, {row['ratio']:.2f} of the baseline's time")
 
 
-def benchmark_extractors(
-    folders: Sequence[Path], *, size: tuple[int, int], threads: int, num_rounds: int
-) -> dict[str, Any]:
+def benchmark_extractors(settings: BenchmarkArguments) -> dict[str, Any]:
     """Median time of each extractor, single-channel layer included, and of the baseline, one after the other.
 
     Args:
-        folders: of extractors with their single-channel layer.
-        size: height and width of the image.
-        threads: threads of torch.
-        num_rounds: rounds, each of which times every model once.
+        settings: which extractors, with their single-channel layer, and how they are timed.
 
     Returns:
         `protocol`, and `rows`: name, parameters, multiply-adds, median milliseconds, median ratio to the baseline in
         the same round.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
+    size = (settings.height, settings.width)
     models: dict[str, tuple[nn.Module, tuple[int, int]]] = {BASELINE: (timm.create_model(BASELINE), BASELINE_SIZE)}
-    for folder in folders:
+    for folder in refuse_hub_ids(settings.models):
         models[folder.resolve().name] = (ContourExtractorForPreTraining.from_pretrained(folder), size)
     calls = {name: _call(model, model_size) for name, (model, model_size) in models.items()}
     with torch.inference_mode():
-        durations = time_side_by_side(calls, num_rounds=num_rounds)
+        durations = time_side_by_side(calls, num_rounds=settings.num_rounds)
     rows = [
         {
             "name": name,
@@ -92,8 +82,8 @@ def benchmark_extractors(
             "batch_size": 1,
             "dtype": "float32",
             "mode": "eager, inference mode, channels last, batch normalisation folded",
-            "threads": threads,
-            "num_rounds": num_rounds,
+            "threads": settings.threads,
+            "num_rounds": settings.num_rounds,
             "device": device_name(torch.device("cpu")),
         },
         "rows": rows,

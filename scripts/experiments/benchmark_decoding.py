@@ -7,7 +7,6 @@ About half a minute on one CPU core. What decoding at reduced scale saves is see
 """
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -18,7 +17,7 @@ from common import run_tool, write_results
 
 from hf_contour.data.garments.drawing import draw_garment
 from hf_contour.evaluation.cost import median_ratio, time_side_by_side
-from hf_contour.flags import setting
+from hf_contour.flags import check_least, setting
 from hf_contour.image_processing_contour import ContourImageProcessor
 
 JPEG_QUALITY = 90
@@ -37,19 +36,15 @@ class DecodingBenchmarkArguments:
     threads: int = setting(1, "threads of torch")
     output: str = setting("model_cards/results/speed_decoding.json", "results file")
 
+    def __post_init__(self) -> None:
+        if len(self.image_size) != 2:
+            raise ValueError(f"image_size is {self.image_size}; expected a height and a width.")
+        check_least(self, dict.fromkeys(("num_images", "num_rounds", "threads"), 1))
+
 
 def main(arguments: DecodingBenchmarkArguments) -> None:
     """Time, print and write."""
-    if len(arguments.image_size) != 2:
-        raise ValueError(f"image_size is {arguments.image_size}; expected a height and a width.")
-    height, width = arguments.image_size
-    results = benchmark_decoding(
-        [_size(text) for text in arguments.file_sizes],
-        image_size=(height, width),
-        num_images=arguments.num_images,
-        num_rounds=arguments.num_rounds,
-        threads=arguments.threads,
-    )
+    results = benchmark_decoding(arguments)
     write_results(arguments.output, arguments, results)
     for row in results["rows"]:
         print(
@@ -58,24 +53,13 @@ def main(arguments: DecodingBenchmarkArguments) -> None:
         )
 
 
-def benchmark_decoding(
-    file_sizes: Sequence[tuple[int, int]],
-    *,
-    image_size: tuple[int, int],
-    num_images: int = 4,
-    num_rounds: int = 12,
-    threads: int = 1,
-) -> dict[str, Any]:
+def benchmark_decoding(settings: DecodingBenchmarkArguments) -> dict[str, Any]:
     """Median time from the file to the tensor, both ways, one after the other in each round.
 
     The images are drawn garments, stored as JPEG of quality 90; their bytes are in memory.
 
     Args:
-        file_sizes: heights and widths of the stored images, each in [16, 4096].
-        image_size: height and width that they are resized to.
-        num_images: drawn for each size.
-        num_rounds: rounds, each of which reads all images of a size both ways.
-        threads: threads of torch.
+        settings: what to time; the sides of the stored images are in [16, 4096].
 
     Returns:
         `protocol`, and `rows`: height and width of the files, mean bytes an image, milliseconds an image in full and
@@ -83,39 +67,36 @@ def benchmark_decoding(
         pixels, 0..255.
 
     Raises:
-        ValueError: If a size is outside its range, or a count is below 1.
+        ValueError: If a size is outside its range.
     """
-    for name, count in (("num_images", num_images), ("num_rounds", num_rounds), ("threads", threads)):
-        if count < 1:
-            raise ValueError(f"{name} is {count}; expected at least 1.")
-    torch.set_num_threads(threads)
-    size = {"height": image_size[0], "width": image_size[1]}
+    torch.set_num_threads(settings.threads)
+    size = dict(zip(("height", "width"), settings.image_size, strict=True))
     processors = {
         name: ContourImageProcessor(size=size, do_normalize=False, reduced_decoding=name == "reduced")
         for name in ("full", "reduced")
     }
     rows = []
-    for height, width in file_sizes:
-        files = [_jpeg(index, (height, width)) for index in range(num_images)]
+    for height, width in map(_size, settings.file_sizes):
+        files = [_jpeg(index, (height, width)) for index in range(settings.num_images)]
         calls = {name: partial(one.__call__, files, return_tensors="pt") for name, one in processors.items()}
-        durations = time_side_by_side(calls, num_rounds=num_rounds, num_warmup=1)
+        durations = time_side_by_side(calls, num_rounds=settings.num_rounds, num_warmup=1)
         full, reduced = (call()["pixel_values"] for call in calls.values())
         rows.append(
             {
                 "height": height,
                 "width": width,
-                "mean_bytes": sum(map(len, files)) // num_images,
-                **{f"{name}_ms": 1000 * median(taken) / num_images for name, taken in durations.items()},
+                "mean_bytes": sum(map(len, files)) // settings.num_images,
+                **{f"{name}_ms": 1000 * median(taken) / settings.num_images for name, taken in durations.items()},
                 "times_as_fast": median_ratio(durations, "full", "reduced"),
                 "mean_difference": float((full - reduced).abs().mean() * 255),
             }
         )
     return {
         "protocol": {
-            "images": f"{num_images} drawn garments of each size, JPEG quality {JPEG_QUALITY}",
-            "resized_to": list(image_size),
-            "threads": threads,
-            "num_rounds": num_rounds,
+            "images": f"{settings.num_images} drawn garments of each size, JPEG quality {JPEG_QUALITY}",
+            "resized_to": settings.image_size,
+            "threads": settings.threads,
+            "num_rounds": settings.num_rounds,
         },
         "rows": rows,
     }

@@ -36,39 +36,24 @@ class StripArguments:
 
 def main(arguments: StripArguments) -> None:
     """Draw and say what stands where."""
-    titles = draw_strip(
-        refuse_hub_ids(arguments.models),
-        Path(arguments.output),
-        garments=arguments.garments,
-        side=arguments.side,
-        seed=arguments.seed,
-    )
-    print(f"{arguments.output}: {', '.join(titles)}")
+    print(f"{arguments.output}: {', '.join(draw_strip(arguments))}")
 
 
-def draw_strip(
-    folders: Sequence[Path], path: Path, *, garments: Sequence[int], side: int = 192, seed: int = 0
-) -> list[str]:
+def draw_strip(settings: StripArguments) -> list[str]:
     """Writes a PNG with a row for each drawn garment and a column for each thing to see; lines are black on white.
 
     Columns: the image, the contours that were drawn with it, the soft map of each extractor, and the levels of the
     last extractor from fine texture to outline (method, row 7: shallow maps carry texture, deep maps outline).
 
-    Args:
-        folders: of extractors with their single-channel layer.
-        path: the file to write; its folder is made.
-        garments: which of the garments that the package draws.
-        side: height and width of an image.
-        seed: of the garments.
-
     Returns:
         The titles of the columns.
     """
+    folders, path, side = refuse_hub_ids(settings.models), Path(settings.output), settings.side
     models = {folder.resolve().name: ContourExtractorForPreTraining.from_pretrained(folder) for folder in folders}
     processors = {folder.resolve().name: ContourImageProcessor.from_pretrained(folder) for folder in folders}
     rows, titles = [], ["image", "drawn"]
-    for index in garments:
-        sample = draw_garment(index, seed=seed, size=(side, side))
+    for index in settings.garments:
+        sample = draw_garment(index, seed=settings.seed, size=(side, side))
         drawn = Image.fromarray(sample.contour)
         titles, tiles = ["image", "drawn"], [sample.image, ImageOps.invert(drawn.convert("L"))]
         for name, model in models.items():
