@@ -115,6 +115,7 @@ RELATIVE_TIME = "time relative to the first row"
 COLUMNS: dict[str, list[Column]] = {
     "speed": [
         ("model", lambda row: row["name"]),
+        ("run as", lambda row: row.get("way", "folded, channels last")),
         IMAGE,
         PARAMETERS,
         MULTIPLY_ADDS,
