@@ -128,7 +128,7 @@ def _onnx_session(model: nn.Module, pixels: Tensor, *, threads: int) -> onnxrunt
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
-            _Logits(model),
+            _Logits(model).eval(),
             (pixels,),
             path,
             dynamo=True,
