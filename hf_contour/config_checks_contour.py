@@ -56,10 +56,6 @@ def check_range(field: str, value: float, low: float, high: float) -> None:
 def check_lengths(fields: Sequence[str], content: Mapping[str, Any]) -> None:
     """Refuses lists and texts of a file that are too long to be looked at one by one.
 
-    Args:
-        fields: names of the fields that will be looked at.
-        content: what the file holds.
-
     Raises:
         ValueError: Naming the field.
     """

@@ -53,12 +53,6 @@ class OwnData:
 def find_data(path: str, given: Mapping[str, Any], run_folder: Path, *, say: Callable[..., None]) -> OwnData | None:
     """Checks the data, and holds out a part of it where it has no validation split.
 
-    Args:
-        path: the data.
-        given: flags.
-        run_folder: in which what is held out is written down.
-        say: prints a line.
-
     Returns:
         The data; `None` if the check found errors, which have been said.
 

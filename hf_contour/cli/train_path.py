@@ -25,10 +25,6 @@ _CONTRADICTIONS = {
 def train_path(path: str, argv: Sequence[str]) -> int:
     """Checks, holds out, chooses, trains, calibrates, measures and draws; says each in a line.
 
-    Args:
-        path: the data.
-        argv: flags beside it.
-
     Returns:
         The exit code: 0, 2 for data or flags that cannot be, or that of the training.
 

@@ -46,11 +46,7 @@ class FolderSplit:
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The folder of each split; the folder itself is `train` where none is named for a split.
-
-    Raises:
-        SourceError: By `split_folder_problems`, which callers ask for.
-    """
+    """The folder of each split; the folder itself is `train` where none is named for a split."""
     named = {path: SPLIT_WORDS.get(path.name.lower()) for path in sub_folders(folder)}
     found = {split: path for split in SPLITS for path, name in named.items() if name == split}
     return found or {"train": folder}

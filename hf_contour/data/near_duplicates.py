@@ -1,9 +1,9 @@
 """Images that look nearly alike: the same file at another size or quality, another frame of the same photograph.
 
 Each image is brought to a grey thumbnail of 16x16 pixels, less its mean; two are near duplicates where the correlation
-of their thumbnails is at least `MIN_CORRELATION`. On 1,200 catalogue photographs of H&M that finds 95 % of copies that
-were stored again at JPEG quality 35, brought to two thirds of their size or darkened by 15 %, and one of 10,000 pairs
-of other garments. What is near to the same image belongs together, also where it is not near to each other.
+of their thumbnails is at least `MIN_CORRELATION`, and what is near to the same image belongs together. On 1,200
+catalogue photographs of H&M that finds 95 % of copies that were stored again at JPEG quality 35, brought to two thirds
+of their size or darkened by 15 %, and one of 10,000 pairs of other garments.
 
 Shapes: N images.
 """

@@ -8,11 +8,8 @@
 - for the stage "gender": the class as an integer, or, where a row has several, `(num_labels,)` float32 of 0 and 1;
 
 and, with a colour transform, `"colour"`: four integers that `ColourAudit.from_codes` counts. A sample is a function of
-(seed, epoch, row): workers, processes and restarts do not change a bit of it.
-
-With `skip_bad_images` a row whose image cannot be read costs only itself: the next good row, counted on from the last
-to the first, takes its place, and the draws of the place are kept; so a sample is still a function of (seed, epoch,
-row). `bad_images()` names what was left out.
+(seed, epoch, row): workers, processes and restarts do not change a bit of it. So it is with `skip_bad_images`: the
+next good row, counted on from the last to the first, stands in for one whose image cannot be read, with its draws.
 """
 
 import logging
@@ -258,40 +255,23 @@ class ContourSamples(Dataset[dict[str, Any]]):
             return None
 
 
-def collate_contour(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack samples of the stage "contour".
+def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack what all samples have.
 
     Returns:
-        "pixel_values" `(B, 3, h, w)`, "labels" `(B, h, w)`, "index" `(B,)`, and "colour" `(B, 4)` if samples have it.
+        "pixel_values" `(B, 3, h, w)`, "index" `(B,)`, "colour" `(B, 4)` if samples have it, and "labels": `(B, h, w)`
+        for the stage "contour", for "gender" `(B,)` int64 or `(B, num_labels)` float32.
 
     Raises:
         ValueError: If the images differ in size.
     """
-    sizes = {tuple(sample["pixel_values"].shape[1:]) for sample in samples}
+    sizes = {tuple(sample["pixel_values"].shape[1:]) for sample in samples if "pixel_values" in sample}
     if len(sizes) > 1:
         listed = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
         raise ValueError(
             f"One batch holds images of {listed} (height x width). Set crop_size in the augmentation recipe so that "
             "all have one size, or use batch size 1."
         )
-    return stack(samples)
-
-
-def collate_gender(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack samples of the stage "gender".
-
-    Returns:
-        "pixel_values" `(B, 3, h, w)`, "labels" `(B,)` int64 or `(B, num_labels)` float32, "index" `(B,)`, and "colour"
-        `(B, 4)` if samples have it.
-
-    Raises:
-        ValueError: If the images differ in size.
-    """
-    return collate_contour(samples)
-
-
-def stack(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack what all samples have; images must be of one size."""
     return {name: torch.stack([torch.as_tensor(sample[name]) for sample in samples]) for name in samples[0]}
 
 

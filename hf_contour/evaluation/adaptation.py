@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hf_contour.data.mixture import load_sources
-from hf_contour.data.samples import ContourSamples, collate_gender
+from hf_contour.data.samples import ContourSamples, collate
 from hf_contour.data.sources import label_reading
 from hf_contour.data.subsets import at_most, evenly_drawn
 from hf_contour.evaluation.arguments import CalibrationArguments, portable_arguments, portable_values
@@ -124,12 +124,7 @@ def _adapted(
 def refit_head(
     model: ContourGenderForImageClassification, arguments: CalibrationArguments
 ) -> tuple[RefittedHeads, Calibration]:
-    """Fits the head anew, and temperature and threshold to what heads say of images that they were fitted without.
-
-    Args:
-        model: in evaluation mode; it is left as it is.
-        arguments: which images.
-    """
+    """Fits the head anew, and temperature and threshold to what heads say of images that they were fitted without."""
     rows = _rows(arguments, arguments.split, model)
     inputs = _inputs(model, rows, arguments)
     refitted = refit_heads(present_heads(model), inputs, seed=arguments.seed)
@@ -155,10 +150,6 @@ def fit_familiarity(
 
     Its prototypes are of their training split; what distance is usual, and from which one on an image is unfamiliar,
     is seen on their validation split.
-
-    Args:
-        model: in evaluation mode.
-        arguments: with `familiarity`, the sources.
 
     Returns:
         The prototypes, and the fields of the config that go with them.
@@ -186,7 +177,7 @@ def _familiarity_features(
         _samples(rows, arguments),
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
-        collate_fn=collate_gender,
+        collate_fn=collate,
     )
     with torch.inference_mode():
         parts = [model.familiarity_features(batch["pixel_values"].to(model.device)).cpu() for batch in loader]
@@ -197,10 +188,6 @@ def learning_curve(arguments: CalibrationArguments, *, command: str) -> dict[str
     """What so many labelled images of a source are worth: head and temperature fitted to them, scored on its test.
 
     The images are drawn evenly over the classes, with the seed. The model's folder is left as it is.
-
-    Args:
-        arguments: with `learning_curve`, the numbers of images.
-        command: to note.
 
     Returns:
         What is written to `output`; `points` has `num_samples`, `strength`, `temperature`, `abstain_threshold` and

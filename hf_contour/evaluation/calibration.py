@@ -177,11 +177,6 @@ def write_calibration(
 
     Every other field stays, and so does the threshold where the calibration found none.
 
-    Args:
-        folder: of the classifier.
-        calibration: what was found.
-        further_fields: of the config that are written with them.
-
     Raises:
         ValueError: If there is no config of a classifier.
         OutputError: If the file cannot be written; the old one is still there.

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from hf_contour.batch_norm_folding_contour import fold_batch_norms
-from hf_contour.data.samples import ContourSamples, collate_gender
+from hf_contour.data.samples import ContourSamples, collate
 from hf_contour.evaluation.arguments import COLOUR_PERTURBATIONS, CONTOUR_PERTURBATIONS
 from hf_contour.evaluation.loops import class_logits
 from hf_contour.evaluation.perturbations import (
@@ -163,13 +163,6 @@ def perturbation_scores(
 ) -> dict[str, Any]:
     """Accuracy lost to each perturbation, with paired intervals; a pass over the split for each.
 
-    Args:
-        model: as for `class_scores`.
-        samples: as for `class_scores`.
-        accelerator: as for `class_scores`.
-        settings: as for `class_scores`.
-        predictions: on the undisturbed images.
-
     Returns:
         `colour_reliance` and `contour_contribution`, each name of a perturbation -> its figures; only what was asked
         for.
@@ -266,9 +259,7 @@ def _predict(
     words: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     loader = accelerator.prepare(
-        DataLoader(
-            samples, batch_size=settings.batch_size, num_workers=settings.num_workers, collate_fn=collate_gender
-        )
+        DataLoader(samples, batch_size=settings.batch_size, num_workers=settings.num_workers, collate_fn=collate)
     )
     bar = tqdm(total=len(loader), desc=words, disable=not accelerator.is_local_main_process)
     with bar, torch.inference_mode():

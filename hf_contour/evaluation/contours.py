@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hf_contour.data.samples import ContourSamples, collate_contour
+from hf_contour.data.samples import ContourSamples, collate
 from hf_contour.evaluation.loops import evaluate_contours
 from hf_contour.metrics.boundary.processes import ImageCounter
 from hf_contour.metrics.boundary.scores import MAX_DIST, EdgeCounts, EdgeScores, edge_scores
@@ -47,9 +47,7 @@ def contour_scores(
         ImportError: If Numba, which the benchmark needs, is not installed.
     """
     counter = ImageCounter(num_processes=benchmark_processes, max_dist=max_dist) if boundary_benchmark else None
-    loader = accelerator.prepare(
-        DataLoader(samples, batch_size=1, num_workers=num_workers, collate_fn=collate_contour)
-    )
+    loader = accelerator.prepare(DataLoader(samples, batch_size=1, num_workers=num_workers, collate_fn=collate))
     indices: list[int] = []
 
     def count(edge_probs: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:

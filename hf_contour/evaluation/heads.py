@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hf_contour.data.samples import ContourSamples, collate_gender
+from hf_contour.data.samples import ContourSamples, collate
 from hf_contour.metrics.calibration import fit_temperature
 from hf_contour.metrics.classification import IntArray
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification
@@ -129,9 +129,7 @@ def head_inputs(
     labels = []
     try:
         with torch.inference_mode():
-            for batch in DataLoader(
-                samples, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_gender
-            ):
+            for batch in DataLoader(samples, batch_size=batch_size, num_workers=num_workers, collate_fn=collate):
                 model(pixel_values=batch["pixel_values"].to(model.device))
                 labels.append(batch["labels"])
     finally:

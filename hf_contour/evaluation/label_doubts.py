@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 
 from hf_contour.data.findings import CheckReport, Finding
-from hf_contour.data.samples import ContourSamples, collate_gender
+from hf_contour.data.samples import ContourSamples, collate
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.modeling_contour_gender import ContourGenderForImageClassification, ContourGenderModel
 
@@ -77,7 +77,7 @@ class _Judge:
         self.model_folder, self.rows = model_folder, rows
         self.names, self.labels = rows.features["label"].names, np.asarray(rows["label"])
         samples = ContourSamples(rows, ContourImageProcessor.from_pretrained(model_folder), stage="gender")
-        self.loader = DataLoader(samples, batch_size=batch_size, collate_fn=collate_gender)
+        self.loader = DataLoader(samples, batch_size=batch_size, collate_fn=collate)
 
     def by_model_or_out_of_fold(self, seed: int) -> NDArray[np.float64]:
         """`(N, K)`: what the model says, if its classes are those of the rows, in any order."""

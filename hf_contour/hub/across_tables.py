@@ -21,11 +21,7 @@ def across_table(results: Mapping[str, Any]) -> str:
 
 
 def coverage_table(results: Mapping[str, Any]) -> str:
-    """A row for each variant and source: accuracy on the surest part of the images.
-
-    Args:
-        results: as for `across_table`.
-    """
+    """A row for each variant and source: accuracy on the surest part of the images."""
     rows = []
     for variant, figures in results["across"].items():
         curves = {name: one["coverage_curve"] for name, one in figures["sources"].items()}

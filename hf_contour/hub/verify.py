@@ -116,13 +116,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 
 def main(folder: Path, *, as_json: bool = False, write_sums: bool = False) -> int:
-    """Prints a line for each finding, or JSON, and gives the exit code.
-
-    Args:
-        folder: what to check.
-        as_json: print one object instead of lines.
-        write_sums: if nothing has failed, write `manifest.json` for later checks.
-    """
+    """Prints a line for each finding, or JSON, and gives the exit code."""
     try:
         findings = verify_folder(folder)
     except NotADirectoryError as error:

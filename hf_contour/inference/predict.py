@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -161,10 +162,6 @@ class PartWriter:
     def write(self, index: int, *, on_rows: Callable[[int], Any] | None = None) -> tuple[int, list[str]]:
         """Writes a part.
 
-        Args:
-            index: of the part.
-            on_rows: called with the number of rows of each batch.
-
         Returns:
             How many rows it has, and the errors among them.
         """
@@ -200,14 +197,8 @@ def in_threads(
 
 
 def _batches(items: Iterable[T], batch_size: int) -> Iterator[list[T]]:
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    rest = iter(items)
+    return iter(lambda: list(islice(rest, batch_size)), [])
 
 
 def _write_parts(writer: PartWriter, place: Place, report: PredictionReport) -> None:

@@ -77,12 +77,6 @@ def evaluate_left_out(
 
     Temperature and threshold go into the model's config. Slices, and groups of near duplicates, by columns that the
     source has not are left out.
-
-    Args:
-        training: the settings that the model was trained with.
-        arguments: how it is evaluated.
-        left_out: the source that it has not seen.
-        command: to note.
     """
     model = load_classifier(arguments.model)
     names = list(model.config.id2label.values())
@@ -116,9 +110,6 @@ def scores_across_sources(runs: Sequence[LeftOut]) -> dict[str, Any]:
 
     Intervals are bootstraps over groups of near duplicates, drawn within each source, of the mean over the seeds;
     they say nothing about other seeds or other sources.
-
-    Args:
-        runs: of all variants, sources and seeds.
 
     Returns:
         Variant -> `sources` (the figures of each; `coverage_curve` pairs a share of the images, the surest first, with

@@ -254,9 +254,6 @@ def paired_variants(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
     The images of all seeds that both have are put together, and near duplicates are resampled as wholes over all of
     them, so that the interval is that of the mean over these seeds; it says nothing about other seeds.
 
-    Args:
-        runs: all of them, trained and evaluated.
-
     Returns:
         Variant -> `with`, `seeds`, and `all` and `slices` as `pair_predictions` gives them. Empty for extractors, and
         where sources are left out, which `across_sources` compares.
@@ -282,14 +279,7 @@ def paired_variants(runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
 def comparison_results(
     plan: Plan, runs: Sequence[PlannedRun], rows: Sequence[Mapping[str, Any]], *, command: str
 ) -> dict[str, Any]:
-    """The content of the results file.
-
-    Args:
-        plan: what was compared.
-        runs: all of its runs.
-        rows: of `run_comparison`, one for each of them.
-        command: that made the file.
-    """
+    """The content of the results file."""
     paired = paired_variants(runs)
     across = scores_across_sources([left_out_run(run) for run in runs]) if plan.leave_out else {}
     return {

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.configuration_contour_extractor import ContourExtractorConfig
-from hf_contour.data.samples import collate_contour
 from hf_contour.evaluation.loops import evaluate_contours
 from hf_contour.io import state_dict_sha256
 from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
@@ -40,7 +39,7 @@ class ContourTask:
         if self.teacher is not None:
             self.teacher.to(accelerator.device)
         self.processor = build_processor(arguments.image_size, self.config)
-        self.data = StageData(arguments, self.processor, rows, accelerator, collate=collate_contour)
+        self.data = StageData(arguments, self.processor, rows, accelerator)
         self.train_loader = self.data.train_loader
 
     def begin_step(self, step: int) -> None:

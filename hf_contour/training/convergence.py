@@ -46,10 +46,6 @@ class ConvergenceDetector:
     def update(self, step: int, loss: float) -> bool:
         """Takes the loss of one more step.
 
-        Args:
-            step: number of the step, for `converged_step`.
-            loss: its training loss, finite.
-
         Returns:
             Whether the rule has fired, now or before.
         """

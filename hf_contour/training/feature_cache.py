@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from hf_contour.data.samples import ContourSamples, collate_gender, stack
+from hf_contour.data.samples import ContourSamples, collate
 from hf_contour.io import UNFINISHED, put_in_place, remove, writing
 from hf_contour.training.order import Place
 
@@ -99,7 +99,7 @@ def _compute(
     maps = [np.lib.format.open_memmap(path, mode="r+") for path in sorted(unfinished.glob("*.npy"))]
     bounds = np.linspace(0, len(samples), accelerator.num_processes + 1).astype(int)
     own = Subset(samples, range(*bounds[accelerator.process_index : accelerator.process_index + 2]))
-    loader = DataLoader(own, collate_fn=collate_gender, generator=torch.Generator(), **loading)
+    loader = DataLoader(own, collate_fn=collate, generator=torch.Generator(), **loading)
     hidden = not (show_progress and accelerator.is_local_main_process)
     for batch in tqdm(loader, desc="features", disable=hidden):
         features = [one.half().cpu().numpy() for one in compute(batch["pixel_values"].to(accelerator.device))]
@@ -127,8 +127,8 @@ class CollateWithFeatures:
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """A batch as `collate_gender` makes it, with the features `(B, C, h, w)` float32."""
-        batch = stack(samples)
+        """A batch as `collate` makes it, with the features `(B, C, h, w)` float32."""
+        batch = collate(samples)
         indices = np.array([sample["index"] for sample in samples])
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
         places = list(zip(numbers, indices - self._starts[numbers], strict=True))

@@ -18,7 +18,7 @@ from hf_contour.batch_norm_folding_contour import fold_batch_norms
 from hf_contour.configuration_contour_gender import ContourGenderConfig
 from hf_contour.data.fingerprints import listing_sha256, rows_sha256
 from hf_contour.data.labels import label_names
-from hf_contour.data.samples import ContourSamples, collate_gender
+from hf_contour.data.samples import ContourSamples
 from hf_contour.evaluation.loops import evaluate_classes
 from hf_contour.io import state_dict_sha256
 from hf_contour.loss_contour import branched_loss
@@ -54,7 +54,7 @@ class GenderTask:
             else {}
         )
         self.processor = build_processor(arguments.image_size, self.config)
-        self.data = StageData(arguments, self.processor, rows, accelerator, collate=collate_gender)
+        self.data = StageData(arguments, self.processor, rows, accelerator)
         self.class_weights = class_weights(rows.first, len(self.label_names)) if arguments.class_balance else None
         self.folded_extractor: nn.Module | None = None
         if self.model.extractor is not None and self.config.freeze_extractor:

@@ -108,9 +108,6 @@ def ignore_stop_requests(worker: int) -> None:
     """For processes that load samples: a signal to the whole group must leave them to serve the last step.
 
     They end with the process that they serve, even if that one is killed.
-
-    Args:
-        worker: its number, as `DataLoader` passes it.
     """
     die_with_parent(getattr(signal, "SIGKILL", signal.SIGTERM))
     parent = multiprocessing.parent_process()

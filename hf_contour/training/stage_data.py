@@ -13,7 +13,7 @@ from hf_contour.data.augmentation.colour import ColourTransform
 from hf_contour.data.augmentation.recipe import Augmentation, AugmentationRecipe
 from hf_contour.data.labels import label_names
 from hf_contour.data.mixture import parse_sources, sampling_weights
-from hf_contour.data.samples import ContourSamples, SampleBuilder
+from hf_contour.data.samples import ContourSamples, SampleBuilder, collate
 from hf_contour.evaluation.loops import Sources
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.training.arguments import ContourArguments, GenderArguments
@@ -36,7 +36,6 @@ class StageData:
         processor: makes `pixel_values`.
         rows: the training split.
         accelerator: processes and device.
-        collate: makes a batch of samples.
 
     Attributes:
         batch_size: samples of a process in a micro-batch; less than was asked for where the split is smaller.
@@ -50,12 +49,10 @@ class StageData:
         processor: ContourImageProcessor,
         rows: TrainRows,
         accelerator: Accelerator,
-        *,
-        collate: Collate,
     ) -> None:
         self.arguments, self.processor, self.accelerator = arguments, processor, accelerator
         self.train_rows, self.rows = rows, rows.first
-        self.collate = self.collate_train = collate
+        self.collate_train: Collate = collate
         self.needs_images = True
         self.train = self._train_samples()
         self._evaluated: dict[str, ContourSamples] = {}
@@ -185,7 +182,7 @@ class StageData:
                 self.evaluated(split),
                 # Whole images differ in size.
                 batch_size=1 if self.arguments.stage == "contour" else self.arguments.eval_batch_size,
-                collate_fn=self.collate,
+                collate_fn=collate,
                 num_workers=self.arguments.num_workers,
                 worker_init_fn=ignore_stop_requests,
                 generator=torch.Generator(),

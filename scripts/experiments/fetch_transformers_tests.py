@@ -22,10 +22,6 @@ PACKAGE = "transformers_common_tests"
 def download_source(version: str, folder: Path) -> Path:
     """Downloads the source distribution of Transformers.
 
-    Args:
-        version: the version, as pip writes it.
-        folder: an empty folder to put it in.
-
     Returns:
         The path of the archive.
 
@@ -44,10 +40,6 @@ def download_source(version: str, folder: Path) -> Path:
 
 def unpack_tests(archive: Path, folder: Path) -> int:
     """Unpacks `tests/test_*.py` of a source distribution into one flat Python package.
-
-    Args:
-        archive: the `.tar.gz` file.
-        folder: where the package goes; created.
 
     Returns:
         How many files were unpacked.

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from hf_contour.data.augmentation.colour import ColourAudit, ColourTransform
 from hf_contour.data.augmentation.recipe import OPERATIONS, Augmentation, AugmentationRecipe
-from hf_contour.data.samples import ContourSamples, SampleBuilder, collate_contour, collate_gender
+from hf_contour.data.samples import ContourSamples, SampleBuilder, collate
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
 from hf_contour.loss_contour import IGNORE_LABEL
 
@@ -161,11 +161,11 @@ def test_workers_cache_and_pickling_do_not_change_a_bit(stage):
 def test_gender_labels_are_numbers_or_several_at_once():
     samples = make_samples(stage="gender", augmentation=None, colour=None)
     assert [samples[index]["labels"] for index in range(4)] == [0, 1, 2, 0]
-    batch = collate_gender([samples[index] for index in range(4)])
+    batch = collate([samples[index] for index in range(4)])
     assert batch["labels"].dtype == torch.int64
     assert batch["pixel_values"].shape == (4, 3, 16, 16)
     several = make_samples(make_source(multi_label=True), stage="gender", augmentation=None, colour=None)
-    batch = collate_gender([several[index] for index in range(3)])
+    batch = collate([several[index] for index in range(3)])
     assert batch["labels"].tolist() == [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
     assert batch["labels"].dtype == torch.float32
     assert batch["index"].tolist() == [0, 1, 2]
@@ -173,7 +173,7 @@ def test_gender_labels_are_numbers_or_several_at_once():
 
 def test_colours_stay_under_their_cap_over_an_epoch():
     samples = make_samples(stage="gender", augmentation=None)
-    loader = DataLoader(samples, batch_size=2, num_workers=2, collate_fn=collate_gender)
+    loader = DataLoader(samples, batch_size=2, num_workers=2, collate_fn=collate)
     audit = sum((ColourAudit.from_codes(batch["colour"].tolist()) for batch in loader), ColourAudit())
     assert audit.images == 7
     assert audit.exchanged + audit.refused == 3
@@ -185,8 +185,8 @@ def test_colours_stay_under_their_cap_over_an_epoch():
 def test_different_sizes_in_a_batch_are_refused():
     samples = make_samples(augmentation=None, colour=None)
     with pytest.raises(ValueError, match=r"18x18, 20x30.*crop_size.*batch size 1"):
-        collate_contour([samples[0], samples[2]])
-    assert collate_contour([samples[0]])["labels"].shape == (1, 20, 30)
+        collate([samples[0], samples[2]])
+    assert collate([samples[0]])["labels"].shape == (1, 20, 30)
 
 
 def test_unreadable_image_names_row_and_file():

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import ViTImageProcessor, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from hf_contour.data.samples import ContourSamples, SampleBuilder, collate_gender
+from hf_contour.data.samples import ContourSamples, SampleBuilder, collate
 from hf_contour.image_processing_contour import ContourImageProcessor, ImageReadError
 from hf_contour.pipeline_contour import ContourImageClassificationPipeline
 from hf_contour.training.order import PlacedSamples, SampleOrder
@@ -187,9 +187,7 @@ def test_skipping_depends_on_no_order_workers_or_restart() -> None:
     for num_workers, start_step in ((0, 0), (2, 0), (1, 2)):
         samples = training_samples(bad)
         order = SampleOrder(len(samples), 3, 8, seed=7, start_step=start_step)
-        loader = DataLoader(
-            PlacedSamples(samples), batch_sampler=order, num_workers=num_workers, collate_fn=collate_gender
-        )
+        loader = DataLoader(PlacedSamples(samples), batch_sampler=order, num_workers=num_workers, collate_fn=collate)
         batches = [batch["pixel_values"] for batch in loader]
         expected = expected or batches
         assert len(batches) == 8 - start_step

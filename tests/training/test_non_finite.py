@@ -8,7 +8,7 @@ import torch
 from tiny_training import settings, write_source
 
 from hf_contour.cli.main import main
-from hf_contour.training import contour_stage
+from hf_contour.training import contour_stage, stage_data
 from hf_contour.training.arguments import ContourArguments
 from hf_contour.training.checkpoints import load_newest
 from hf_contour.training.finite import NonFiniteLossError, are_finite
@@ -35,9 +35,9 @@ class Poison:
     def __init__(self, monkeypatch, place, step, number=math.nan, *, on=False):
         self.step, self.number, self.on = step, number, on
         self.made, self.samples = 0, []
-        self.collate, self.train_loss = contour_stage.collate_contour, contour_stage.ContourTask.train_loss
+        self.collate, self.train_loss = stage_data.collate, contour_stage.ContourTask.train_loss
         if place == "image":
-            monkeypatch.setattr(contour_stage, "collate_contour", self.poisoned_batch)
+            monkeypatch.setattr(stage_data, "collate", self.poisoned_batch)
         else:
             monkeypatch.setattr(contour_stage.ContourTask, "train_loss", getattr(self, f"poisoned_{place}")())
 

@@ -9,7 +9,6 @@ from tiny_training import CLASSIFIER, LABEL_NAMES, drawn_row, settings, write_so
 
 from hf_contour.cli.main import main
 from hf_contour.data.subsets import evenly_drawn
-from hf_contour.training import gender_stage
 from hf_contour.training.interrupts import TrainingInterrupted
 from hf_contour.training.loop import TrainingLoop
 from hf_contour.training.order import SampleOrder
@@ -150,12 +149,14 @@ def test_max_samples_of_a_sorted_set_hold_both_classes(tmp_path, extractor):
     assert matrix.sum(axis=1).tolist() == [2, 2]
 
 
-def test_cached_features_are_of_a_source_so_that_another_mixture_finds_them(tmp_path, arguments, shops, monkeypatch):
+def test_cached_features_are_of_a_source_so_that_another_mixture_finds_them(tmp_path, arguments, shops):
     shared = {"augmentation": None, "colour": None, "feature_cache": str(tmp_path / "cache"), "train_parts": "head"}
     computed = run_stage(arguments(**{**shared, "feature_cache": None}, run_name="computed"))
     cached = run_stage(arguments(**shared, run_name="cached"))
     figures = [one["evaluation"]["validation"]["loss"] for one in (computed, cached)]
     assert figures[0] == pytest.approx(figures[1], rel=5e-2)  # they are kept as float16
-    monkeypatch.setattr(gender_stage.GenderTask, "_frozen_contours", None)  # nothing is computed a second time
-    monkeypatch.setattr(gender_stage.GenderTask, "_frozen_images", None)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+    assert written
     run_stage(arguments(**shared, data=shops[:1], run_name="one_left_out"))
+    # Nothing is computed a second time.
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")} == written

@@ -12,7 +12,7 @@ from tiny_training import drawn_row, settings, write_source
 from torch.utils.data import DataLoader
 
 from hf_contour.data.rows import RowDrawer
-from hf_contour.data.samples import SampleBuilder, collate_contour, collate_gender
+from hf_contour.data.samples import SampleBuilder, collate
 from hf_contour.data.sources import ColumnNames, load_source
 from hf_contour.image_processing_contour import ContourImageProcessor
 from hf_contour.training.checkpoints import load_newest, save_checkpoint
@@ -138,7 +138,7 @@ def test_shards_give_every_row_to_one_process_alone(shards):
 @pytest.mark.parametrize("resumed", [False, True])
 def test_as_many_images_are_decoded_as_are_trained_on(request, monkeypatch, kind, world, resumed):
     stream = request.getfixturevalue(kind)
-    stage, collate = ("contour", collate_contour) if kind == "stream" else ("gender", collate_gender)
+    stage = "contour" if kind == "stream" else "gender"
     decode, decoded = RowDrawer.decode, []
     monkeypatch.setattr(RowDrawer, "decode", lambda *args: decoded.append(1) or decode(*args))
     used = 0
@@ -162,10 +162,7 @@ def test_as_many_images_are_decoded_as_are_trained_on(request, monkeypatch, kind
 def test_workers_change_nothing(stream, num_workers):
     builder = SampleBuilder(ContourImageProcessor(size=8), "contour", None, num_samples=None)
     loader = DataLoader(
-        StreamedSamples(builder),
-        batch_sampler=order(stream, batches=12),
-        collate_fn=collate_contour,
-        num_workers=num_workers,
+        StreamedSamples(builder), batch_sampler=order(stream, batches=12), collate_fn=collate, num_workers=num_workers
     )
     plain = [[place.index for place in batch] for batch in order(stream, batches=12)]
     assert [batch["index"].tolist() for batch in loader] == plain

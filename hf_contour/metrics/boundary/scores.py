@@ -2,7 +2,7 @@
 
 Check, format, count, compute: `count_matches` gives the counts of one image, `count_images` those of many on
 several processes, `edge_scores` the scores from all counts. Contours are matched one to one with each annotator's,
-within a distance, at each threshold; see `boundary_matching` for what is optimal about it.
+within a distance, at each threshold; see `matching` for what is optimal about it.
 
     counts = [count_matches(edge_probs, annotations) for edge_probs, annotations in images]
     scores = edge_scores(counts)
