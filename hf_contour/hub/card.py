@@ -25,6 +25,7 @@ from hf_contour.configuration_contour_gender import DEFAULT_LEVELS
 from hf_contour.evaluation.arguments import model_name
 from hf_contour.evaluation.results import CLASSIFICATION, CONTOURS, Results, read_results_folder
 from hf_contour.hub import card_text
+from hf_contour.hub.across_tables import across_table
 from hf_contour.hub.backbone_weights import PACKAGED_WEIGHTS
 from hf_contour.hub.card_tables import data_words, fill_tables, garments_only, results_section
 from hf_contour.hub.card_text import DATA_SOURCES, DataSource
@@ -51,6 +52,7 @@ class CardFacts:
         base_model: Hub id that the weights were tuned from, where there is one.
         repo_id: Hub id of the model itself; the name of its folder where it has none.
         license: of the weights, where `trained_on` does not say it.
+        left_out: variants of the comparison across shops that tell what such a model knows of a shop left out.
 
     Raises:
         ValueError: For unknown keys, or without any data.
@@ -63,6 +65,7 @@ class CardFacts:
     base_model: str | None = None
     repo_id: str | None = None
     license: str = "apache-2.0"
+    left_out: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, known in (("trained_on", DATA_SOURCES), ("starting_weights", PACKAGED_WEIGHTS)):
@@ -119,21 +122,24 @@ def read_model_folder(folder: Path) -> ModelFolder:
 
 
 def stored_parameters(weights: Path) -> int:
-    """Parameters in a safetensors file, which has the statistics of normalisation layers too."""
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    """Parameters in a safetensors file, which has statistics of normalisation layers and remembered images too."""
+    statistics = ("running_mean", "running_var", "num_batches_tracked", "prototypes")
     with safe_open(weights, "pt") as file:
         names = [name for name in file.keys() if not name.endswith(statistics)]  # noqa: SIM118 - not iterable
         return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
-def render_card(folder: Path, facts: CardFacts, results: Sequence[Results], *, more_results: str = "") -> ModelCard:
+def render_card(
+    folder: Path, facts: CardFacts, results: Sequence[Results], *, first_results: str = "", more_results: str = ""
+) -> ModelCard:
     """The card of a model folder.
 
     Args:
         folder: with `config.json` and `model.safetensors`.
         facts: what was it trained on.
         results: evaluations of this model, of the task of the model.
-        more_results: Markdown below the tables of the evaluations.
+        first_results: Markdown above the tables of the evaluations.
+        more_results: Markdown below them.
 
     Returns:
         The card; `str(card)` is the text of `README.md`.
@@ -151,7 +157,7 @@ def render_card(folder: Path, facts: CardFacts, results: Sequence[Results], *, m
         architecture=_architecture(model),
         usage=_usage(model, facts.repo_id or model.name),
         abstaining=_abstaining(model),
-        results="\n\n".join(part for part in (results_section(results), more_results) if part),
+        results="\n\n".join(part for part in (first_results, results_section(results), more_results) if part),
         sources=facts.sources,
         starting_weights=[PACKAGED_WEIGHTS[name] for name in facts.starting_weights],
         says_starting_weights=not facts.own_data,
@@ -320,11 +326,21 @@ def rendered_files(root: Path) -> dict[Path, str]:
     texts = {}
     for name in sorted(folders):
         own = [found for found in results if found.model["name"] == name]
-        texts[cards / name / "README.md"] = str(render_card(cards / name, facts[name], own))
+        first = _left_out_results(facts[name], cards / "results")
+        texts[cards / name / "README.md"] = str(render_card(cards / name, facts[name], own, first_results=first))
     for page in (*root.glob("README.md"), *sorted(root.glob("docs/*.md"))):
         text = fill_tables(page.read_text(encoding="utf-8"), results)
         texts[page] = fill_named_tables(text, cards / "results")
     return texts
+
+
+def _left_out_results(facts: CardFacts, results: Path) -> str:
+    """What classifiers of this kind know of a shop that was not in the training."""
+    if not facts.left_out:
+        return ""
+    across = json.loads((results / "across_shops.json").read_text(encoding="utf-8"))["across"]
+    table = across_table({"across": {name: across[name] for name in facts.left_out}})
+    return f"{card_text.LEFT_OUT}\n\n{table}\n\n{card_text.TRAINED_ON}"
 
 
 def disagreeing_files(root: Path) -> list[Path]:

@@ -322,6 +322,20 @@ def test_disagreement_with_the_results_is_found(tmp_path: Path) -> None:
     assert disagreeing_files(tmp_path) == [card, readme]
 
 
+def test_a_card_tells_first_what_such_a_model_knows_of_a_shop_left_out(tmp_path: Path) -> None:
+    folder = write_repository(tmp_path)
+    cards = tmp_path / "model_cards"
+    (cards / "cards.yaml").write_text("garment-lite0:\n  trained_on: [embedded]\n  left_out: [late fusion]\n")
+    mean = {"balanced_accuracy": 0.62, "interval": [0.6, 0.64], "expected_calibration_error": 0.1, "brier_score": 0.2,
+            "coverage": 0.9, "accuracy_decided": 0.7}  # fmt: skip
+    figures = {"mean": mean, "worst": {"source": "hm", "balanced_accuracy": 0.62},
+               "sources": {"hm": {"balanced_accuracy": 0.62}}}  # fmt: skip
+    (cards / "results" / "across_shops.json").write_text(json.dumps({"across": {"late fusion": figures, "other": {}}}))
+    text = rendered_files(tmp_path)[folder / "README.md"]
+    assert "| late fusion | 0.620 (0.600 to 0.640) |" in text
+    assert text.index("not in the training") < text.index("was trained on**") < text.index("0.750")
+
+
 def test_a_model_folder_without_facts_is_refused(tmp_path: Path) -> None:
     write_repository(tmp_path)
     write_model_folder(tmp_path / "model_cards" / "another")
