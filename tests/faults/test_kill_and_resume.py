@@ -31,8 +31,8 @@ def arguments(tmp_path_factory):
     assert run_to_the_end(extractor, shared) == ""
 
     def make(folder, stage, **changes):
-        options = {**OPTIONS, "data": str(source), "extractor": str(extractor.folder / "model"), **changes}
-        return settings(folder, stage, **options)
+        frozen = {"extractor": str(extractor.folder / "model")} if stage == "gender" else {}
+        return settings(folder, stage, **{**OPTIONS, "data": str(source), **frozen, **changes})
 
     return make
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ COMMANDS: dict[str, Command] = {
         ("predict", "--model", MODEL, "--data", NOWHERE, "--output", "o.csv"), NOWHERE
     ),
     "predict an image of the web": Command(
-        ("predict", "--model", MODEL, "--inputs", "https://example.org/p.png", "--output", "o.csv"), "example.org"
+        ("predict", "--model", MODEL, "--inputs", "https://example.org/p.png", "--output", "web.csv"), "example.org"
     ),
     "predict": Command(("predict", "--model", MODEL, "--inputs", IMAGE, "--output", "o.csv", "--cpu", "true")),
     "check a data set of the Hub": Command(("check-data", NOWHERE), NOWHERE),
@@ -178,15 +179,19 @@ COMMANDS: dict[str, Command] = {
     "publish": Command(("publish", MODEL, "--to", NOWHERE)),
     "publish and upload": Command(("publish", MODEL, "--to", NOWHERE, "--upload", "true"), "Hub"),
     "publish a folder that is not there": Command(("publish", "gone", "--to", NOWHERE), "gone"),
-    "compare on a data set of the Hub": Command(("compare", "--plan", "{plan}", "--data", NOWHERE), NOWHERE),
+    "compare without the extractor of a plan": Command(
+        ("compare", "--plan", "{plan}", "--data", NOWHERE), "model_cards/contour-extractor-tiny"
+    ),
     "export a model of the Hub": Command(("export", "--model", NOWHERE, "--output", "exported"), NOWHERE),
     "explain with a model of the Hub": Command(
-        ("explain", "gone.jpg", "--model", NOWHERE, "--output", "why.png"), "gone.jpg"
+        ("explain", "gone.jpg", "--model", NOWHERE, "--output", "why.png"), NOWHERE
     ),
-    "demo of a model of the Hub": Command(("demo", "--model", NOWHERE), NOWHERE),
-    "score maps that are not there": Command(("score-maps", "gone", "--data", NOWHERE), NOWHERE),
+    "demo of a model of the Hub": Command(
+        ("demo", "--model", NOWHERE), NOWHERE if find_spec("gradio") else "hf_contour[demo]"
+    ),
+    "score maps that are not there": Command(("score-maps", "gone", "--data", NOWHERE), "gone"),
     "border lines of a model of the Hub": Command(
-        ("border_lines.py", "--models", NOWHERE, "--data", "gone"), NOWHERE
+        ("border_lines.py", "--models", NOWHERE, "--data", "gone"), "gone"
     ),
     "benchmark a model of the Hub": Command(("benchmark.py", "--models", NOWHERE), NOWHERE),
     "benchmark the training of a model of the Hub": Command(("benchmark_training.py", "--models", NOWHERE), NOWHERE),
