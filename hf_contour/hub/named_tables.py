@@ -72,7 +72,10 @@ def comparison_table(results: Mapping[str, Any]) -> str:
 def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """A row for each variant: cost, accuracy on the parts that a garment's shape decides, and paired differences."""
     paired = results.get("paired", {})
-    has_validation = "validation" in results["rows"][0]["while_training"]
+    first = results["rows"][0]
+    has_validation, has_garments = "validation" in first["while_training"], GARMENTS_ONLY in first["slices"]
+    has_permuted = any(row["disturbed"] for row in results["rows"])
+    has_converged = any(row["converged_step"] is not None for row in results["rows"])
     header = [
         "variant",
         "parameters",
@@ -80,12 +83,12 @@ def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Seq
         *(["validation"] if has_validation else []),
         "accuracy",
     ]
-    header += ["compared with", "difference (95 % interval)", "garments only", "difference (95 % interval)"]
-    header += ["colours permuted", "steps to converge"]
+    header += ["compared with", "difference (95 % interval)"]
+    header += ["garments only", "difference (95 % interval)"] if has_garments else ["balanced accuracy"]
+    header += [*(["colours permuted"] if has_permuted else []), *(["steps to converge"] if has_converged else [])]
     lines = []
     for variant, rows in groups.items():
         validation = [mean(row["while_training"]["validation"]["accuracy"] for row in rows)] if has_validation else []
-        parts = {part["name"]: part for part in paired.get(variant, {}).get("slices", [])}
         permuted = [row["disturbed"]["channels_permuted"] for row in rows if row["disturbed"]]
         converged = [row["converged_step"] for row in rows if row["converged_step"] is not None]
         lines.append(
@@ -97,13 +100,26 @@ def _class_comparison_table(results: Mapping[str, Any], groups: Mapping[str, Seq
                 f"{_mean_score(rows, 'accuracy'):.4f}",
                 paired.get(variant, {}).get("with", ""),
                 _difference(paired.get(variant, {}).get("all")),
-                f"{mean(row['slices'][GARMENTS_ONLY] for row in rows):.3f}",
-                _difference(parts.get(GARMENTS_ONLY)),
-                f"{mean(permuted):.3f}" if len(permuted) == len(rows) else "",
-                f"{median(converged):.0f}" if len(converged) == len(rows) else "not reached",
+                *(_garments_cells(rows, paired.get(variant, {})) if has_garments else [_balanced(rows)]),
+                *([f"{mean(permuted):.3f}" if len(permuted) == len(rows) else ""] if has_permuted else []),
+                *(
+                    [f"{median(converged):.0f}" if len(converged) == len(rows) else "not reached"]
+                    if has_converged
+                    else []
+                ),
             ]
         )
     return markdown_table(header, lines)
+
+
+def _garments_cells(rows: Sequence[Mapping[str, Any]], paired: Mapping[str, Any]) -> list[str]:
+    parts = {part["name"]: part for part in paired.get("slices", [])}
+    share = mean(row["slices"][GARMENTS_ONLY] for row in rows)
+    return [f"{share:.3f}", _difference(parts.get(GARMENTS_ONLY))]
+
+
+def _balanced(rows: Sequence[Mapping[str, Any]]) -> str:
+    return f"{_mean_score(rows, 'balanced_accuracy'):.4f}"
 
 
 Column = tuple[str, Callable[[Mapping[str, Any]], str]]

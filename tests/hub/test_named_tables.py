@@ -74,6 +74,14 @@ def test_a_comparison_of_classifiers_shows_paired_differences():
     assert method["difference (95 % interval) 2"] == "-0.0050 (-0.0200 to +0.0100)"
 
 
+def test_a_comparison_shows_columns_that_were_measured_alone():
+    row = {**class_row("alone", 0, 0.9, None), "while_training": {}, "slices": {}, "disturbed": {}}
+    row["scores"] = {"accuracy": 0.9, "balanced_accuracy": 0.8}
+    (alone,) = read_table(comparison_table({"rows": [row], "paired": {}}))
+    assert alone["balanced accuracy"] == "0.8000"
+    assert not {"validation", "garments only", "colours permuted", "steps to converge"} & alone.keys()
+
+
 def test_speed_is_relative_to_the_first_row():
     tiny = read_table(rows_table("speed", SPEED))[-1]
     assert (tiny["image"], tiny["parameters"], tiny["median ms"]) == ("320x480", "99,000", "12.0")
