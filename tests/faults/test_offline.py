@@ -167,7 +167,8 @@ COMMANDS: dict[str, Command] = {
         ("predict", "--model", MODEL, "--data", NOWHERE, "--output", "o.csv"), NOWHERE
     ),
     "predict an image of the web": Command(
-        ("predict", "--model", MODEL, "--inputs", "https://example.org/p.png", "--output", "web.csv", "--overwrite", "true"), "example.org"
+        ("predict", "--model", MODEL, "--inputs", "https://example.org/p.png", "--output", "web.csv",
+         "--overwrite", "true"), "example.org"
     ),
     "predict": Command(("predict", "--model", MODEL, "--inputs", IMAGE, "--output", "o.csv", "--cpu", "true")),
     "check a data set of the Hub": Command(("check-data", NOWHERE), NOWHERE),
