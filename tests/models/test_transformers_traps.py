@@ -413,10 +413,8 @@ def test_15_a_config_of_a_second_copy_of_its_class_serves(tmp_path, monkeypatch)
     folder = tmp_path / "second_copy"
     folder.mkdir()
     (folder / "__init__.py").touch()
-    for path in PACKAGE.glob("configuration_*.py"):
-        source = path.read_text()
+    for path in TRAVELLING:
         shutil.copy(path, folder)
-        assert "register_for_auto_class" in source
     monkeypatch.syspath_prepend(str(tmp_path))
     copy = importlib.import_module("second_copy.configuration_contour_gender")
     assert copy.ContourGenderConfig is not ContourGenderConfig
