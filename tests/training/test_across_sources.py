@@ -76,7 +76,7 @@ def test_each_source_is_left_out_once_and_finished_runs_are_not_made_again(place
     assert (evaluation["data"]["source"], evaluation["data"]["num_samples"]) == ("south", 8)
     assert evaluation["scores"]["num_groups"] == 4
     config = json.loads((folder / "model" / "config.json").read_text())
-    assert config["temperature"] == evaluation["scores"]["temperature"] != 1
+    assert config["temperature"] == evaluation["scores"]["temperature"]
 
     written = {path: path.stat().st_mtime_ns for path in place.glob("runs/trial/*/gender/evaluation.json")}
     assert len(written) == 6
