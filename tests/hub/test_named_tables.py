@@ -85,7 +85,7 @@ def test_a_comparison_shows_columns_that_were_measured_alone():
 def test_speed_is_relative_to_the_first_row():
     tiny = read_table(rows_table("speed", SPEED))[-1]
     assert (tiny["image"], tiny["parameters"], tiny["median ms"]) == ("320x480", "99,000", "12.0")
-    assert tiny["time relative to the first row"] == "0.40"
+    assert tiny["time relative to resnet18, folded"] == "0.40"
 
 
 def test_training_is_compared_by_images_a_second_and_use_by_time():
