@@ -39,12 +39,16 @@ class Step:
 
 
 def are_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether all numbers of all tensors are finite: a boolean scalar on their device. Whole numbers always are."""
+    """Whether all numbers of all tensors are finite: a boolean scalar on the device of the largest of them.
+
+    Whole numbers always are.
+    """
     floats = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not floats:
         return torch.tensor(True)
+    device = max(floats, key=torch.Tensor.numel).device  # optimisers count their steps on the CPU
     magnitudes = torch._foreach_norm(floats, ord=math.inf)  # NaN where there is one
-    return torch.isfinite(torch.stack(magnitudes)).all()
+    return torch.isfinite(torch.stack([one.to(device) for one in magnitudes])).all()
 
 
 def input_is_finite(batch: Batch) -> Tensor:
