@@ -32,13 +32,14 @@ from typing import Any
 
 import torch
 import yaml
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForPreTraining
 
 from hf_contour.data import EMBEDDED
 from hf_contour.data.source_settings import Source, located
 from hf_contour.evaluation.arguments import EvaluationArguments
 from hf_contour.evaluation.cost import multiply_adds
 from hf_contour.evaluation.predictions import ClassPredictions, join_predictions, pair_predictions, read_predictions
-from hf_contour.evaluation.run import evaluate, load_model
+from hf_contour.evaluation.run import evaluate
 from hf_contour.flags import named_file
 from hf_contour.io import origin
 from hf_contour.training.across_sources import LeftOut, evaluate_left_out, scores_across_sources
@@ -296,7 +297,8 @@ def comparison_results(
 
 def _multiply_adds(arguments: ContourArguments | GenderArguments) -> int:
     """Of one image, of the size that the model sees; of 320x480 for one that takes images as they are."""
-    model = load_model(str(arguments.folder / "model"))
+    auto = AutoModelForImageClassification if arguments.stage == "gender" else AutoModelForPreTraining
+    model = auto.from_config(AutoConfig.from_pretrained(arguments.folder / "model"))  # weights cost nothing more
     height, width = arguments.image_size or (320, 480)
     num_channels = getattr(model.config, "num_channels", 3)  # a classifier takes 3
     return multiply_adds(model, torch.zeros(1, num_channels, height, width))
