@@ -11,7 +11,7 @@ from hf_contour.cli.main import main
 from hf_contour.training import contour_stage, stage_data
 from hf_contour.training.arguments import ContourArguments
 from hf_contour.training.checkpoints import load_newest
-from hf_contour.training.finite import NonFiniteLossError, are_finite
+from hf_contour.training.finite import NonFiniteLossError, are_finite, optimizer_is_finite
 from hf_contour.training.loop import TrainingLoop
 from hf_contour.training.run import run_stage
 
@@ -265,3 +265,16 @@ def test_the_exit_code_and_the_way_on(arguments, source, tmp_path, monkeypatch, 
 )
 def test_finite_is_what_holds_no_nan_and_no_infinity(tensors, expected):
     assert bool(are_finite(tensors)) is expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_optimiser_whose_steps_are_counted_on_the_cpu():
+    weight = torch.nn.Parameter(torch.ones(3, device="cuda"))
+    optimizer = torch.optim.AdamW([weight])
+    weight.square().sum().backward()
+    optimizer.step()
+    state = optimizer.state[weight]
+    assert state["step"].device.type == "cpu"
+    assert optimizer_is_finite(optimizer)
+    state["exp_avg"][1] = math.nan
+    assert not optimizer_is_finite(optimizer)
