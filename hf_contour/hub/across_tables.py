@@ -31,6 +31,32 @@ def coverage_table(results: Mapping[str, Any]) -> str:
     return markdown_table(["variant", "left out", *(f"accuracy on the surest {share}" for share in shares)], rows)
 
 
+def elsewhere_table(results: Mapping[str, Any]) -> str:
+    """A row for each variant and source: what confidence is worth there, fitted on what was trained on, and elsewhere.
+
+    Args:
+        results: as for `across_table`, with `elsewhere`.
+    """
+    header = ["variant", "left out"]
+    for fitted_on in ("the sources trained on", "the other sources left out"):
+        header += [f"{kind}, fitted on {fitted_on}" for kind in ("calibration error", "decided", "right of those")]
+    rows = []
+    for variant, figures in results["across"].items():
+        for name, own in figures["sources"].items():
+            elsewhere = figures["elsewhere"][name]
+            rows.append([variant, name, *_confidence_cells(own), *_confidence_cells(elsewhere)])
+    return markdown_table(header, rows)
+
+
+def _confidence_cells(figures: Mapping[str, Any]) -> list[str]:
+    right = figures["accuracy_decided"]
+    return [
+        f"{figures['expected_calibration_error']:.3f}",
+        f"{figures['coverage']:.1%}",
+        "" if right is None else f"{right:.3f}",
+    ]
+
+
 def _row(variant: str, figures: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     mean, difference, worst = figures["mean"], figures.get("difference"), figures["worst"]
     return [

@@ -13,7 +13,7 @@ from statistics import mean, median
 from typing import Any
 
 from hf_contour.evaluation.summary import learning_curve_table, markdown_table, with_interval
-from hf_contour.hub.across_tables import across_table, coverage_table
+from hf_contour.hub.across_tables import across_table, coverage_table, elsewhere_table
 from hf_contour.hub.card_tables import GARMENTS_ONLY, commit_words
 
 # The score that a comparison of extractors is ranked by, and those shown beside it.
@@ -229,6 +229,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "comparison": comparison_table,
     "across": across_table,
     "coverage": coverage_table,
+    "elsewhere": elsewhere_table,
     "learning_curve": learning_curve_table,
     **{kind: partial(rows_table, kind) for kind in COLUMNS},
     "faults": faults_table,

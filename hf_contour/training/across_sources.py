@@ -41,6 +41,7 @@ from hf_contour.metrics.classification import (
 )
 from hf_contour.metrics.slices import parse_slice
 from hf_contour.training.arguments import GenderArguments
+from hf_contour.training.confidence_elsewhere import confidence_elsewhere
 from hf_contour.training.rows import load_rows
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,8 @@ def scores_across_sources(runs: Sequence[LeftOut]) -> dict[str, Any]:
         Variant -> `sources` (the figures of each; `coverage_curve` pairs a share of the images, the surest first, with
         the accuracy on them), `mean` (over them; `alone` and `worn` of all their images
         together), `worst` (`source` and `balanced_accuracy`), `difference` to the variant that it is paired with
-        (`with`, `balanced_accuracy`, `interval`; not for that one itself) and `num_seeds`.
+        (`with`, `balanced_accuracy`, `interval`; not for that one itself), `num_seeds`, and from three sources on
+        `elsewhere`, as `confidence_elsewhere` gives it.
     """
     variants: dict[str, dict[str, list[LeftOut]]] = {}
     for run in runs:
@@ -135,6 +137,9 @@ def scores_across_sources(runs: Sequence[LeftOut]) -> dict[str, Any]:
             "worst": {"source": worst, "balanced_accuracy": figures[worst]["balanced_accuracy"]},
             "sources": figures,
         }
+        if len(sources) > 2:
+            predictions = {source: [run.predictions for run in of_seeds] for source, of_seeds in sources.items()}
+            across[name]["elsewhere"] = confidence_elsewhere(predictions, wanted_accuracy=WANTED_ACCURACY)
     for name, sources in variants.items():
         other = next(iter(sources.values()))[0].paired_with
         if other != name:

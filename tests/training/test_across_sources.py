@@ -11,11 +11,12 @@ from tiny_models import tiny_extractor
 from hf_contour.cli.main import main
 from hf_contour.data.garments.drawing import embedded_dataset
 from hf_contour.evaluation.predictions import ClassPredictions, read_predictions
-from hf_contour.hub.across_tables import across_table, coverage_table
+from hf_contour.hub.across_tables import across_table, coverage_table, elsewhere_table
 from hf_contour.metrics.classification import balanced_accuracy_draws
 from hf_contour.metrics.slices import Slice
 from hf_contour.training.across_sources import LeftOut, scores_across_sources
 from hf_contour.training.comparison import Plan, planned_runs
+from hf_contour.training.confidence_elsewhere import confidence_elsewhere, fit_confidence
 
 SHOPS = ("north", "south", "west")
 MODEL = {"backbone": "test_resnet", "contour_channels": 4, "fusion_channels": 4, "fusion_layers": 1}
@@ -109,6 +110,10 @@ def test_each_source_is_left_out_once_and_finished_runs_are_not_made_again(place
     surest = (south.predicted == south.labels)[np.argsort(-south.probabilities.max(axis=1), kind="stable")]
     assert curve["accuracy on the surest 50%"] == f"{surest[:4].mean():.3f}"
     assert curve["accuracy on the surest 100%"] == f"{surest.mean():.3f}"
+    row = read_table(elsewhere_table(results))[4]
+    assert (row["variant"], row["left out"]) == ("method", "south")
+    elsewhere = results["across"]["method"]["elsewhere"]["south"]
+    assert row["decided, fitted on the other sources left out"] == f"{elsewhere['coverage']:.1%}"
 
 
 def predictions(right, groups, worn):
@@ -145,6 +150,28 @@ def test_the_figures_by_hand():
     # Of b either group, or both, may be drawn: none, a quarter or half of the mean is gained.
     assert new["difference"]["interval"] == [0, 0.5]
     assert base["sources"]["b"]["interval"] == [0, 1]
+
+
+def test_confidence_comes_from_the_other_sources_alone():
+    """`sure` is right where its logits are high, `north` and `south` are; they say how sure is sure enough."""
+
+    def source(logits, right):
+        labels = np.zeros(len(right), dtype=int)
+        values = np.array(logits, dtype=np.float32) * np.where(right, 1, -1)
+        pairs = np.stack([values, np.zeros_like(values)], axis=1)
+        return ClassPredictions(pairs, labels, np.arange(len(right)), np.arange(len(right)), ["men", "women"], [])
+
+    unsure = source([4, 4, 4, 4, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 1, 0])
+    judged = source([4, 4, 1, 1], [1, 0, 1, 0])
+    found = confidence_elsewhere({"north": [unsure], "south": [unsure], "judged": [judged]}, wanted_accuracy=0.9)
+    assert found["judged"]["coverage"] == 0.5  # those of logit 4, of which the others are all right
+    assert found["judged"]["accuracy_decided"] == 0.5
+    fitted = fit_confidence([unsure, unsure], wanted_accuracy=0.9)
+    assert found["judged"]["temperature"] == fitted.temperature
+    assert fitted.threshold == pytest.approx(1 / (1 + np.exp(-4 / fitted.temperature)), abs=1e-4)
+    # A source of few images weighs as much as one of many: half of all are wrong.
+    wrong = source([4] * 2, [0, 0])
+    assert fit_confidence([unsure, wrong], wanted_accuracy=0.9).threshold > 1
 
 
 def test_a_resample_draws_whole_groups():
