@@ -46,7 +46,7 @@ def listings(arguments: TrainingArguments, task: Task) -> dict[str, str]:
 
 
 def read_finished(arguments: TrainingArguments, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The results of this very training, if it was finished before.
+    """The results of this very training, if it was finished before, on whatever kind of device.
 
     Raises:
         ResumeError: If the folder holds another training, or this one and `resume` is off.
@@ -60,6 +60,7 @@ def read_finished(arguments: TrainingArguments, identity: dict[str, Any]) -> dic
     if not path.exists() or not (arguments.folder / "model" / "config.json").exists():
         return None  # a model that was deleted is made again from the last checkpoint
     results = json.loads(path.read_text(encoding="utf-8"))
-    refuse_other_identity(results["identity"], identity, folder=arguments.folder)
+    made_here = {**results["identity"], "device": identity["device"]}
+    refuse_other_identity(made_here, identity, folder=arguments.folder)
     print(f"{arguments.stage}: finished before; --overwrite trains it anew", file=sys.stderr)
     return results

@@ -179,6 +179,11 @@ def test_a_finished_training_is_not_made_again(gender, monkeypatch, capsys):
     assert "finished before" in capsys.readouterr().err
     with pytest.raises(ResumeError, match="max_steps: 1 there, 2 here"):
         run_stage(gender(max_steps=2))
+    path = arguments.folder / "results.json"
+    elsewhere = json.loads(path.read_text())
+    elsewhere["identity"]["device"] = "cuda"
+    path.write_text(json.dumps(elsewhere))
+    assert run_stage(arguments) == elsewhere  # finished on a GPU is finished
 
 
 def test_a_folder_in_use_is_refused(gender):
