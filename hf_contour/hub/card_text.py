@@ -25,10 +25,10 @@ EXTRACTOR_MISUSE = "cutting out objects exactly, or anything where a missed or a
 
 UNKNOWN = "[More Information Needed]"  # what the Hub's own template leaves to be filled in
 SUMMARY = (
-    "Sorts images of garments by the section that they are sold in: {labels}. A frozen contour extractor, trained on "
-    "annotated edge maps, stands beside an image backbone."
+    "Sorts images of garments by the section that they are sold in: {labels}. Its contour extractor was trained on "
+    "annotated edge maps and then frozen."
 )
-ANY_SUMMARY = "Sorts images into {labels}. A frozen contour extractor stands beside an image backbone."
+ANY_SUMMARY = "Sorts images into {labels}. Its contour extractor is frozen."
 ANY_LICENSE = (
     "Weights: see the header; the licences of the data, of the extractor and of the backbone's first weights hold too."
 )
