@@ -46,6 +46,7 @@ from hf_contour.modeling_contour_gender import ContourGenderForImageClassificati
 
 PROTOTYPES = "familiarity.prototypes"
 UNFAMILIAR_SHARE = 0.01  # of known images that may be called unfamiliar
+MOST_REMEMBERED_FROM = 2048  # images; more give much the same prototypes
 SCORES = ("balanced_accuracy", "accuracy", "expected_calibration_error", "brier_score")
 
 
@@ -148,17 +149,19 @@ def fit_familiarity(
 ) -> tuple[Tensor, dict[str, float]]:
     """Makes a model remember images of the sources that it was trained on.
 
-    Its prototypes are of their training split; what distance is usual, and from which one on an image is unfamiliar,
-    is seen on their validation split.
+    Its prototypes are of their training split, of which `MOST_REMEMBERED_FROM` images, drawn with the seed, are looked
+    at; what distance is usual, and from which one on an image is unfamiliar, is seen on their validation split.
 
     Returns:
         The prototypes, and the fields of the config that go with them.
     """
     names = list(model.config.id2label.values())
-    train, known = (
-        _familiarity_features(model, load_sources(arguments.familiarity, split=split, label_names=names), arguments)
-        for split in ("train", "validation")
+    trained_on, others = (
+        load_sources(arguments.familiarity, split=split, label_names=names) for split in ("train", "validation")
     )
+    drawn = np.random.default_rng(arguments.seed).permutation(len(trained_on))[:MOST_REMEMBERED_FROM]
+    train = _familiarity_features(model, trained_on.select(np.sort(drawn)), arguments)
+    known = _familiarity_features(model, others, arguments)
     model.fit_familiarity(train, known, seed=arguments.seed)
     assert model.familiarity is not None
     prototypes = model.familiarity.prototypes.cpu()

@@ -15,6 +15,7 @@ from tiny_training import LABEL_NAMES, as_png
 
 from hf_contour import ContourGenderForImageClassification, ContourImageProcessor
 from hf_contour.cli.main import main
+from hf_contour.evaluation import adaptation
 from hf_contour.evaluation.heads import Head, HeadInputs, fit_heads, head_logits, refit_heads
 from hf_contour.io import replace_tensors, state_dict_sha256
 
@@ -162,6 +163,13 @@ def test_what_is_remembered_comes_into_the_folder(fitted_folder, shop, capsys):
     with torch.inference_mode():
         strange = model(noise, output_familiarity=True).familiarity
     assert strange.max() < 0.5
+
+
+def test_of_many_images_some_are_looked_at(fitted_folder, shop, capsys, monkeypatch):
+    monkeypatch.setattr(adaptation, "MOST_REMEMBERED_FROM", 10)
+    flags = ["--model", fitted_folder, "--data", shop, "--familiarity", shop, "--wanted_accuracy", "0.6", "--cpu"]
+    assert main(["calibrate", *map(str, flags)]) == 0
+    assert "10 images are remembered" in capsys.readouterr().out
 
 
 def test_other_tensors_of_a_file_keep_every_bit(tmp_path, saved_model):
