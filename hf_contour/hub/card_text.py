@@ -35,8 +35,7 @@ ANY_LICENSE = (
 
 LEFT_OUT = (
     "**In a shop that was not in the training**: balanced accuracy of classifiers of this kind on each of five shops, "
-    "trained on the other four (Lite0 at 224x168 where there is a backbone, frozen unless half of its ImageNet "
-    "weights are mixed back into it; temperature and threshold from the four):"
+    "trained on the other four (Lite0 at 224x168 where there is a backbone; temperature and threshold from the four):"
 )
 TRAINED_ON = "**In the shops that this model was trained on**, test splits:"
 PATENT = (
