@@ -46,7 +46,7 @@ from hf_contour.modeling_contour_gender import ContourGenderForImageClassificati
 
 PROTOTYPES = "familiarity.prototypes"
 UNFAMILIAR_SHARE = 0.01  # of known images that may be called unfamiliar
-MOST_REMEMBERED_FROM = 2048  # images; more give much the same prototypes
+MOST_REMEMBERED_FROM = 2048  # images, so that the time does not grow with the training set
 SCORES = ("balanced_accuracy", "accuracy", "expected_calibration_error", "brier_score")
 
 
