@@ -21,6 +21,8 @@ from hf_contour.modeling_contour_extractor import ContourExtractorForPreTraining
 NUM_GARMENTS, GARMENT_SIDE = 6, 224
 MAX_SIDE = 1024
 MAX_FILES = 500
+# Of an image that is only looked at: nothing covers its corner, and no button sends it anywhere.
+SHOWN = {"interactive": False, "format": "png", "show_label": False, "buttons": ["download", "fullscreen"]}
 TABLE_HEADER = ["file", "label", "score", "remark"]
 NOTE = (
     "The labels name the section that a garment is sold in, not who wears it. "
@@ -74,7 +76,9 @@ def answer(classifier: Classifier, image: Image.Image) -> tuple[str, Image.Image
 
 def table(classifier: Classifier, paths: Sequence[str]) -> list[list[Any]]:
     """A row `file, label, score, remark` for each file, in order of names; the remark says why there is no label."""
-    return [_row(classifier, path) for path in sorted(paths)[:MAX_FILES]]
+    # The server keeps each file in a folder of its own, called by its content.
+    by_name = sorted(paths, key=lambda path: (Path(path).name, path))
+    return [_row(classifier, path) for path in by_name[:MAX_FILES]]
 
 
 def _row(classifier: Classifier, path: str) -> list[Any]:
@@ -128,10 +132,12 @@ def _classify_tab(gradio: Any, classifier: Classifier) -> None:
         with gradio.Column(scale=1):
             # Not gradio.Image, which opens files itself and turns a broken one into an error without a sentence.
             upload = gradio.File(label="your image", elem_id="image")
-            gallery = gradio.Gallery(drawn, label="or a drawn garment", columns=3, elem_id="garments", height=260)
+            gradio.Markdown("or a drawn garment")
+            # No height and no label over the images: all are seen whole. Three columns would not fit.
+            gallery = gradio.Gallery(drawn, show_label=False, columns=2, elem_id="garments", buttons=[])
         with gradio.Column(scale=3):
             decided = gradio.Markdown(elem_id="answer")
-            why = gradio.Image(label="why", elem_id="why", interactive=False, format="png")
+            why = gradio.Image(elem_id="why", **SHOWN)
             lines = gradio.Textbox(label="in figures", elem_id="figures", lines=6)
 
     def of_file(path: str) -> tuple[str, Any, str]:
@@ -155,7 +161,7 @@ def _contour_tab(gradio: Any, drawer: ContourDrawer) -> None:
             thin = gradio.Checkbox(True, label="thin lines")
         with gradio.Column(scale=3):
             remark = gradio.Markdown()
-            contours = gradio.Image(label="contours", elem_id="contours", interactive=False, format="png")
+            contours = gradio.Image(elem_id="contours", **SHOWN)
 
     def draw(path: str | None, threshold: float, thin: bool) -> tuple[str, Any]:
         if path is None:
