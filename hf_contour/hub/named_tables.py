@@ -152,6 +152,14 @@ COLUMNS: dict[str, list[Column]] = {
         ("in use, in batches: ms an image", lambda row: f"{row['batch_ms']:.1f}"),
         (RELATIVE_TIME, lambda row: f"{1 / row['batch_ratio']:.2f}"),
     ],
+    "routes": [
+        ("trained by", lambda row: row["name"]),
+        ("trained parameters", lambda row: f"{row['num_trained_parameters']:,}"),
+        ("learning rate", lambda row: f"{row['learning_rate']:g}"),
+        ("accuracy (95 % interval)", lambda row: with_interval(row["accuracy"], row["accuracy_interval"], ".3f")),
+        ("balanced accuracy", lambda row: f"{row['balanced_accuracy']:.3f}"),
+        ("CPU seconds", lambda row: f"{row['cpu_seconds']:.0f}"),
+    ],
     "decoding_speed": [
         ("JPEG file", IMAGE[1]),
         ("in full: ms", lambda row: f"{row['full_ms']:.1f}"),
@@ -170,7 +178,7 @@ COLUMNS: dict[str, list[Column]] = {
 
 
 def rows_table(kind: str, results: Mapping[str, Any]) -> str:
-    """A row for each thing that one of `scripts/experiments/benchmark*.py` has timed; `kind` is one of `COLUMNS`."""
+    """A row for each thing that one of `scripts/experiments/` has timed or trained; `kind` is one of `COLUMNS`."""
     columns = COLUMNS[kind]
     return markdown_table(
         [header for header, _ in columns], [[show(row) for _, show in columns] for row in results["rows"]]

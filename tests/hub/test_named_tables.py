@@ -101,6 +101,17 @@ def test_training_is_compared_by_images_a_second_and_use_by_time():
     assert times == ["1.25", "2.00"]
 
 
+def test_routes_of_training_are_compared_by_score_and_cost():
+    row = {
+        "name": "`Trainer`", "num_trained_parameters": 3_400_000, "learning_rate": 3e-4, "num_samples": 83,
+        "accuracy": 0.9036, "accuracy_interval": [0.8313, 0.9639], "balanced_accuracy": 0.9011, "cpu_seconds": 61.6,
+    }  # fmt: skip
+    (plain,) = read_table(rows_table("routes", {"rows": [row]}))
+    scores = {"accuracy (95 % interval)": "0.904 (0.831 to 0.964)", "balanced accuracy": "0.901", "CPU seconds": "62"}
+    trained = {"trained by": "`Trainer`", "trained parameters": "3,400,000", "learning rate": "0.0003"}
+    assert plain == trained | scores
+
+
 def test_decoding_has_a_row_for_each_size():
     row = {"height": 800, "width": 600, "mean_bytes": 9, "full_ms": 5.04, "reduced_ms": 2.0, "times_as_fast": 2.52,
            "mean_difference": 0.756}  # fmt: skip
