@@ -205,20 +205,27 @@ def faults_table(results: Mapping[str, Any]) -> str:
 
 
 def kills_table(results: Mapping[str, Any]) -> str:
-    """A row for the run that nothing disturbed, and one for each way in which predictions were killed.
+    """A row for each run that nothing disturbed, and one for each way in which predictions were killed.
 
     Args:
         results: as `scripts/experiments/kill_predictions.py` writes them.
     """
     alone, num_files = results["undisturbed"], results["num_files"]
-    header = ["processes", "files", "kills", "rows lost", "rows doubled", "tables equal", "seconds", "peak MB"]
-    seconds, megabytes = f"{alone['seconds']:.0f}", f"{alone['peak_megabytes']:.0f}"
-    lines = [["one, left alone", f"{num_files:,}", "0", "", "", "", seconds, megabytes]]
+    counts = ["kills", "rows lost", "rows doubled"]
+    header = ["processes", "files", *counts, "tables equal", "seconds", "times one's speed", "peak MB"]
+    files, megabytes = f"{num_files:,}", f"{alone['peak_megabytes']:.0f}"
+    lines = [["one, all cores, left alone", files, "0", "", "", "", f"{alone['seconds']:.0f}", "", megabytes]]
+    for name, row in results.get("left_alone", {}).items():
+        times = [f"{row['seconds']:.0f}", f"{row['times_one']:.2f}"]
+        lines.append([f"{name}, of one thread, left alone", files, "0", "", "", _equality(row), *times, ""])
     for row in results["rows"]:
-        same = "to the bit" if row["tables_equal"] else "no"
         counts = [str(row[name]) for name in ("kills", "lost", "doubled")]
-        lines.append([row["processes"], f"{row['rows']:,}", *counts, same, f"{row['seconds']:.0f}", ""])
+        lines.append([row["processes"], f"{row['rows']:,}", *counts, _equality(row), f"{row['seconds']:.0f}", "", ""])
     return markdown_table(header, lines)
+
+
+def _equality(row: Mapping[str, Any]) -> str:
+    return "to the bit" if row["tables_equal"] else "no"
 
 
 def borders_table(results: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-r"""Kill predictions at random moments, and see that nothing is lost or doubled.
+r"""Kill predictions at random moments, and see that nothing is lost or doubled; time several processes.
 
     python scripts/experiments/kill_predictions.py --model exported --images FOLDER --num_files 100000 --num_kills 20 \
         --output model_cards/results/prediction_kills.json
@@ -6,7 +6,8 @@ r"""Kill predictions at random moments, and see that nothing is lost or doubled.
 The files are hard links to the images of FOLDER, over and over. One run is left alone: its rate, and its memory along
 the way. Then, for one process, for two and for Ray (`--ways`), the command is started again and again, killed with
 SIGKILL after a random time, and let run to its end at last; ids are compared with the files, and the tables with those
-of the run that nothing disturbed. Hours for 100,000 files and a large model on two cores; minutes for 5,000.
+of the run that nothing disturbed. With `--turns`, one, two and four processes of one thread each are left alone, so
+many times turn by turn: how much faster are two, and are all tables equal? Hours for 100,000 files and a large model on two cores; minutes for 5,000.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -32,6 +34,7 @@ from hf_contour.io import library_versions, source_commit, write_json
 SAMPLING = 0.5  # seconds between looks at memory
 MAX_SAMPLES = 60
 WAYS = ["one", "two", "ray"]
+NUMBERS = {"one": 1, "two": 2, "four": 4}
 
 
 def main() -> int:
@@ -43,6 +46,7 @@ def main() -> int:
     parser.add_argument("--num_kills", type=int, default=20)
     parser.add_argument("--rows_per_part", type=int, default=1024)
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
+    parser.add_argument("--turns", type=int, default=0, help="times that one, two and four processes are left alone")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     if not arguments.images.is_dir():
@@ -66,6 +70,7 @@ def main() -> int:
             "num_files": arguments.num_files,
             "rows_per_part": arguments.rows_per_part,
             "undisturbed": undisturbed,
+            "left_alone": left_alone(settings, work, arguments.turns, expected) if arguments.turns else {},
             "rows": rows,
             "versions": library_versions(),
             "commit": source_commit(),
@@ -109,6 +114,31 @@ def undisturbed_run(arguments: PredictionArguments) -> dict[str, Any]:
         "peak_megabytes": max(megabytes for _, megabytes in curve),
         "seconds_and_megabytes": curve[::step],
         "exit_code": os.waitstatus_to_exitcode(status),
+    }
+
+
+def left_alone(
+    arguments: PredictionArguments, work: Path, num_turns: int, expected: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """By number of processes, of one thread each: median seconds, how often that goes into one's, and equal tables."""
+    seconds: dict[str, list[float]] = {name: [] for name in NUMBERS}
+    equal = dict.fromkeys(NUMBERS, True)
+    for _ in range(num_turns):
+        for name, world_size in NUMBERS.items():
+            output, started = work / name, time.perf_counter()
+            trial = replace(arguments, output=str(output), num_workers=1)
+            pids = [start(trial, rank, world_size) for rank in range(world_size)]
+            codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+            seconds[name].append(time.perf_counter() - started)
+            equal[name] &= set(codes) == {0} and tables(output) == expected
+            shutil.rmtree(output)
+    return {
+        name: {
+            "seconds": statistics.median(own),
+            "times_one": statistics.median(one / mine for one, mine in zip(seconds["one"], own, strict=True)),
+            "tables_equal": equal[name],
+        }
+        for name, own in seconds.items()
     }
 
 
