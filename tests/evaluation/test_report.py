@@ -76,6 +76,8 @@ def test_a_report_has_the_figures_and_fetches_nothing(tmp_path):
     assert re.findall(r">(\d)<br>", page) == ["2", "1", "2", "1"]
     assert "shop = one" in page
     assert "0.667 (" in page  # 2 of 3 in that shop
+    assert '<circle cx="133.3" cy="8" r="4"' in page  # of a bar of 200
+    assert 'width="210" height="16" viewBox="-5 0 210 16"' in page  # a dot at either end of which is whole
     mistakes, _, _ = page.partition("Labels that may be wrong")
     assert mistakes.count("data:image/jpeg;base64,") == 3
     assert not re.search(r"(?:src|href)=\"(?!data:)|url\(|@import|<script", page)
