@@ -1,6 +1,9 @@
 """The demo: what stands behind the page, and the page itself in a browser."""
 
+import importlib.util
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,6 +22,15 @@ from hf_contour.inference.explain import load_classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 START = 900  # seconds; importing Gradio takes minutes on a busy machine
+# Of each drawn garment, whether it lies within the visible part of the gallery.
+GARMENTS_SEEN = """
+const seen = document.querySelector("#garments .grid-wrap");
+if (!seen) return [];
+const box = seen.getBoundingClientRect();
+return [...seen.querySelectorAll("img")].map(it => it.getBoundingClientRect()).map(it => it.width > 50
+    && it.left >= box.left && it.right <= box.left + seen.clientWidth
+    && it.top >= box.top && it.bottom <= box.top + seen.clientHeight);
+"""
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +52,12 @@ def test_the_answer_says_that_and_why_there_is_none(folders):
 
 
 def test_a_broken_file_costs_only_its_own_row(folders, tmp_path):
-    draw_garment(1).image.save(tmp_path / "b.png")
-    (tmp_path / "a.jpg").write_bytes(b"<html>not found</html>")
-    rows = table(load_classifier(folders["classifier"]), [str(tmp_path / name) for name in ("b.png", "a.jpg")])
+    paths = [tmp_path / "0" / "b.png", tmp_path / "1" / "a.jpg"]  # each in a folder of its own, as Gradio keeps them
+    for path in paths:
+        path.parent.mkdir()
+    draw_garment(1).image.save(paths[0])
+    paths[1].write_bytes(b"<html>not found</html>")
+    rows = table(load_classifier(folders["classifier"]), [str(path) for path in paths])
     assert [row[0] for row in rows] == ["a.jpg", "b.png"]
     assert rows[0][1:3] == ["", None]
     assert rows[0][3].startswith("a.jpg: ")
@@ -93,6 +108,32 @@ def page(folders, tmp_path):
         server.wait(30)
 
 
+# Asks the page of a guide's block for the scores of an image through its server.
+ASKING = """
+import json
+from gradio_client import Client, handle_file
+_, address, _ = page.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True)
+answer = Client(address, verbose=False).predict(handle_file("docs/garment.png"), api_name="/scores")
+print(json.dumps([classify("docs/garment.png"), answer]))
+"""
+
+
+@pytest.mark.slow
+def test_the_guides_page_of_a_pipeline_answers_as_the_pipeline():
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("Gradio is not installed")
+    guide = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(import gradio\n.*?)```", guide, flags=re.DOTALL)
+    words = [sys.executable, "-c", block + ASKING]
+    environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=START)
+    assert found.returncode == 0, found.stderr
+    scores, answer = json.loads(found.stdout.splitlines()[-1])
+    assert answer["label"] == scores[0]["label"] == "women"
+    expected = [(one["label"], pytest.approx(one["score"])) for one in scores]
+    assert [(one["label"], one["confidence"]) for one in answer["confidences"]] == expected
+
+
 @pytest.fixture
 def browser():
     selenium = pytest.importorskip("selenium.webdriver")
@@ -114,8 +155,10 @@ def test_in_a_browser_an_image_goes_in_and_label_and_contours_come_out(page, bro
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    draw_garment(2, size=(128, 96)).image.save(tmp_path / "shirt.png")
-    (tmp_path / "broken.png").write_bytes(b"<html>not found</html>")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    draw_garment(2, size=(128, 96)).image.save(folder / "shirt.png")
+    (folder / "broken.png").write_bytes(b"<html>not found</html>")
     screenshots = Path(os.environ.get("HF_CONTOUR_SCREENSHOTS", tmp_path))
     wait = WebDriverWait(browser, START)
 
@@ -126,10 +169,13 @@ def test_in_a_browser_an_image_goes_in_and_label_and_contours_come_out(page, bro
         wait.until(lambda it: words in it.find_element(By.CSS_SELECTOR, selector).text)
 
     browser.get(page)
-    one("#image input[type=file]").send_keys(str(tmp_path / "shirt.png"))
+    wait.until(lambda it: it.execute_script(GARMENTS_SEEN) == [True] * 6)
+    one("#image input[type=file]").send_keys(str(folder / "shirt.png"))
     shows("#answer", "it would be LABEL_")
     drawn = one("#why img")
     wait.until(lambda it: int(drawn.get_property("naturalWidth")) > 300)
+    buttons = browser.find_elements(By.CSS_SELECTOR, "#why button[aria-label]")
+    assert {it.get_attribute("aria-label") for it in buttons} == {"Download", "Fullscreen"}  # no "Share"
     browser.save_screenshot(str(screenshots / "demo_classify.png"))
 
     before = one("#figures textarea").get_property("value")
@@ -137,14 +183,21 @@ def test_in_a_browser_an_image_goes_in_and_label_and_contours_come_out(page, bro
     wait.until(lambda it: it.find_element(By.CSS_SELECTOR, "#figures textarea").get_property("value") != before)
 
     browser.get(page)
-    one("#image input[type=file]").send_keys(str(tmp_path / "broken.png"))
+    one("#image input[type=file]").send_keys(str(folder / "broken.png"))
     shows("#answer", "broken.png: an HTML page")
 
     wait.until(lambda it: it.find_elements(By.CSS_SELECTOR, "button[role=tab]"))[1].click()
-    one("#contour_image input[type=file]").send_keys(str(tmp_path / "shirt.png"))
+    one("#contour_image input[type=file]").send_keys(str(folder / "shirt.png"))
     contours = one("#contours img")
     wait.until(lambda it: int(contours.get_property("naturalWidth")) == 96)
     browser.save_screenshot(str(screenshots / "demo_contours.png"))
+
+    browser.find_elements(By.CSS_SELECTOR, "button[role=tab]")[2].click()
+    one("#folder input[type=file]").send_keys(str(folder))
+    shows("#table", "below the abstain threshold")
+    shown = one("#table").text
+    assert shown.index("broken.png: an HTML page") < shown.index("shirt.png")
+    browser.save_screenshot(str(screenshots / "demo_folder.png"))
 
 
 @pytest.mark.slow
