@@ -198,9 +198,7 @@ class ContourImageProcessor(TorchvisionBackend):
             placement = self._place(stacked.shape[-2], stacked.shape[-1], size, do_resize, do_pad)
             if stacked.shape[-2:] != (placement.height, placement.width):
                 target = SizeDict(height=placement.height, width=placement.width)
-                if target.height == target.width == 1:  # or PyTorch's 8-bit kernel fails an assertion
-                    stacked = stacked.contiguous(memory_format=torch.channels_last)
-                stacked = self.resize(stacked, target, resample=resample)
+                stacked = self._resize(stacked, target, resample)
             in_unit = bool(do_convert_rgb) and stacked.is_floating_point()  # kept by `read_array`
             stacked = _lay_on_canvas(stacked, placement, background_color, background_in_unit=in_unit)
             groups[key] = self.rescale_and_normalize(
@@ -210,6 +208,16 @@ class ContourImageProcessor(TorchvisionBackend):
         if return_tensors is not None:
             _check_one_shape(pixel_values)
         return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+    def _resize(self, stacked: Tensor, size: SizeDict, resample: Any) -> Tensor:
+        """`resize`, also where a side is 1: PyTorch takes such maps for ones of another memory layout."""
+        stacked = stacked.repeat_interleave(2, dim=-2) if stacked.shape[-2] == 1 else stacked
+        stacked = stacked.repeat_interleave(2, dim=-1) if stacked.shape[-1] == 1 else stacked
+        if size.width > 1:
+            return self.resize(stacked, size, resample=resample)
+        if size.height == 1:
+            return self.resize(stacked.contiguous(memory_format=torch.channels_last), size, resample=resample)
+        return self.resize(stacked.mT, SizeDict(height=1, width=size.height), resample=resample).mT
 
     def post_process_contours(
         self,

@@ -156,6 +156,18 @@ def test_memory_layout_changes_nothing(shape: tuple[int, int], size: tuple[int, 
         assert torch.equal(both, expected.expand(2, -1, -1, -1))
 
 
+@pytest.mark.parametrize("size", [(5, 1), (1, 5), (31, 17)])
+@pytest.mark.parametrize("shape", [(1, 7), (7, 1), (2, 2)])
+def test_a_single_row_or_column_is_resized_as_pillow_does(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    settings = {"do_pad": False, "do_rescale": False, "do_normalize": False}
+    processor = ContourImageProcessor(size={"height": size[0], "width": size[1]}, **settings)
+    array = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(array).resize(size[::-1], Image.Resampling.BICUBIC)).astype(int)
+    for source in (array, torch.from_numpy(array).permute(2, 0, 1).contiguous()):
+        found = pixel_values(processor, source)[0].permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(found - expected).max() <= 4  # 8-bit kernels round after each direction
+
+
 def test_inputs_are_left_alone() -> None:
     processor = ContourImageProcessor(size=7, do_pad=False, do_rescale=False)
     array = colours()[:, :7].copy()
