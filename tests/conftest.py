@@ -14,7 +14,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     path = config.getoption("--fault_report")
-    if path:
+    if path and not hasattr(config, "workerinput"):  # the process that hears of all tests
         command = shlex.join(["pytest", *config.invocation_params.args])
         config.pluginmanager.register(FaultReport(Path(path), command))
 

@@ -212,15 +212,18 @@ def kills_table(results: Mapping[str, Any]) -> str:
     """
     alone, num_files = results["undisturbed"], results["num_files"]
     counts = ["kills", "rows lost", "rows doubled"]
-    header = ["processes", "files", *counts, "tables equal", "seconds", "times one's speed", "peak MB"]
-    files, megabytes = f"{num_files:,}", f"{alone['peak_megabytes']:.0f}"
-    lines = [["one, all cores, left alone", files, "0", "", "", "", f"{alone['seconds']:.0f}", "", megabytes]]
+    costs = ["seconds", "CPU ms an image", "times one's speed", "peak MB"]
+    header = ["processes", "files", *counts, "tables equal", *costs]
+    files, cost = f"{num_files:,}", f"{1000 * alone['cpu_seconds'] / num_files:.2f}"
+    figures = [f"{alone['seconds']:.0f}", cost, "", f"{alone['peak_megabytes']:.0f}"]
+    lines = [["one, all cores, left alone", files, "0", "", "", "", *figures]]
     for name, row in results.get("left_alone", {}).items():
-        times = [f"{row['seconds']:.0f}", f"{row['times_one']:.2f}"]
-        lines.append([f"{name}, of one thread, left alone", files, "0", "", "", _equality(row), *times, ""])
+        times = [f"{row['seconds']:.0f}", "", f"{row['times_one']:.2f}", ""]
+        lines.append([f"{name}, of one thread, left alone", files, "0", "", "", _equality(row), *times])
     for row in results["rows"]:
         counts = [str(row[name]) for name in ("kills", "lost", "doubled")]
-        lines.append([row["processes"], f"{row['rows']:,}", *counts, _equality(row), f"{row['seconds']:.0f}", "", ""])
+        times = [f"{row['seconds']:.0f}", "", "", ""]
+        lines.append([row["processes"], f"{row['rows']:,}", *counts, _equality(row), *times])
     return markdown_table(header, lines)
 
 

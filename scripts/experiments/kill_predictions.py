@@ -7,8 +7,8 @@ The files are hard links to the images of FOLDER, over and over. One run is left
 the way. Then, for one process, for two and for Ray (`--ways`), the command is started again and again, killed with
 SIGKILL after a random time, and let run to its end at last; ids are compared with the files, and the tables with those
 of the run that nothing disturbed. With `--turns`, one, two and four processes of one thread each are left alone, so
-many times turn by turn: how much faster are two, and are all tables equal? Hours for 100,000 files and a large model on
-two cores; minutes for 5,000.
+many times turn by turn: how much faster are two, and are all tables equal? Hours for 100,000 files and a large model
+on two cores; minutes for 5,000.
 """
 
 import argparse

@@ -96,6 +96,7 @@ def check_compiled(model, pixels) -> None:
     assert torch.allclose(logits(compiled, pixels), expected, atol=1e-4 * expected.abs().max().clamp_min(1).item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_one_graph_is_compiled(kind, pixels):
     """With the backend that only traces, which shows that nothing breaks the graph."""
