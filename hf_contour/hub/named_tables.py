@@ -128,7 +128,13 @@ PARAMETERS: Column = ("parameters", lambda row: f"{row['num_parameters']:,}")
 MULTIPLY_ADDS: Column = ("million multiply-adds", lambda row: f"{row['multiply_adds'] / 1e6:,.0f}")
 BASELINE_TIME = "time relative to resnet18, folded"
 RELATIVE_TIME = "time relative to the first row"
+
+
 # Kind of table -> its columns, each with what it shows of a row of a results file.
+def _cores_beside_an_accelerator(row: Mapping[str, Any]) -> str:
+    return f"{row['total'] - row['milliseconds']['forward']:.1f}"
+
+
 COLUMNS: dict[str, list[Column]] = {
     "speed": [
         ("model", lambda row: row["name"]),
@@ -174,7 +180,33 @@ COLUMNS: dict[str, list[Column]] = {
         ("times the timm loop", lambda row: f"{row['ratio']:.2f}"),
         ("labels as PyTorch's", lambda row: "" if row["way"] == "timm loop" else f"{row['same_labels']:.0%}"),
     ],
+    "prediction_cost": [
+        ("model", lambda row: row["name"]),
+        ("JPEG file", lambda row: "x".join(map(str, row["image_size"]))),
+        ("read, decode, resize: CPU ms", lambda row: f"{row['milliseconds']['decode']:.2f}"),
+        ("batch", lambda row: f"{row['milliseconds']['batch']:.2f}"),
+        ("forward", lambda row: f"{row['milliseconds']['forward']:.2f}"),
+        ("rows and tables", lambda row: f"{row['milliseconds']['rows']:.2f}"),
+        ("in all", lambda row: f"{row['total']:.2f}"),
+        ("core hours for 10^8", lambda row: f"{row['core_hours']:.0f}"),
+        ("hours of 64 cores", lambda row: f"{row['node_hours']:.1f}"),
+        ("cores for 1,000 a second without the forward pass", _cores_beside_an_accelerator),
+    ],
 }
+
+
+def cost_checks_table(results: Mapping[str, Any]) -> str:
+    """A row for each whole run beside what the model of cost says of it.
+
+    Args:
+        results: as `scripts/experiments/prediction_cost.py` writes them.
+    """
+    header = ["files", "CPU seconds by the model", "measured", "measured / model"]
+    lines = [
+        [f"{row['num_files']:,}", f"{row['expected']:.0f}", f"{row['measured']:.0f}", f"{row['ratio']:.2f}"]
+        for row in results["checks"]
+    ]
+    return markdown_table(header, lines)
 
 
 def rows_table(kind: str, results: Mapping[str, Any]) -> str:
@@ -252,6 +284,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     **{kind: partial(rows_table, kind) for kind in COLUMNS},
     "faults": faults_table,
     "kills": kills_table,
+    "cost_checks": cost_checks_table,
     "borders": borders_table,
 }
 KINDS = "|".join(TABLES)

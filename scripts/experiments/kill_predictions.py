@@ -1,7 +1,7 @@
 r"""Kill predictions at random moments, and see that nothing is lost or doubled; time several processes.
 
-    python scripts/experiments/kill_predictions.py --model exported --images FOLDER --num_files 100000 --num_kills 20 \
-        --output model_cards/results/prediction_kills.json
+    python scripts/experiments/kill_predictions.py --model exported --images FOLDER --num_files 100000 \
+        --num_kills 20 --output model_cards/results/prediction_100000.json
 
 The files are hard links to the images of FOLDER, over and over. One run is left alone: its rate, and its memory along
 the way. Then, for one process, for two and for Ray (`--ways`), the command is started again and again, killed with

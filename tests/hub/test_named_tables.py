@@ -10,6 +10,7 @@ from hf_contour.hub.named_tables import (
     SHOWN,
     borders_table,
     comparison_table,
+    cost_checks_table,
     faults_table,
     fill_named_tables,
     kills_table,
@@ -132,6 +133,17 @@ def test_prediction_has_a_row_for_each_way():
     table = read_table(rows_table("prediction_speed", {"rows": rows}))
     assert list(table[0].values()) == ["96x64", "timm loop", "74", "1.00", ""]
     assert list(table[1].values()) == ["96x64", "ours, onnx", "144", "1.87", "100%"]
+
+
+def test_what_predictions_cost_is_shown_by_part_and_beside_whole_runs():
+    parts = {"decode": 1.224, "batch": 0.02, "forward": 1.5, "rows": 0.01}
+    row = {"name": "tiny", "image_size": [80, 60], "milliseconds": parts, "total": 2.754}
+    row |= {"core_hours": 76.5, "node_hours": 1.195}
+    check = {"num_files": 10000, "expected": 27.5, "measured": 26.1, "ratio": 0.949}
+    (shown,) = read_table(rows_table("prediction_cost", {"rows": [row]}))
+    assert list(shown.values()) == ["tiny", "80x60", "1.22", "0.02", "1.50", "0.01", "2.75", "76", "1.2", "1.3"]
+    (shown,) = read_table(cost_checks_table({"checks": [check]}))
+    assert list(shown.values()) == ["10,000", "28", "26", "0.95"]
 
 
 def test_killed_predictions_have_a_row_for_each_way():
