@@ -254,8 +254,7 @@ def kills_table(results: Mapping[str, Any]) -> str:
         lines.append([f"{name}, of one thread, left alone", files, "0", "", "", _equality(row), *times])
     for row in results["rows"]:
         counts = [str(row[name]) for name in ("kills", "lost", "doubled")]
-        times = [f"{row['seconds']:.0f}", "", "", ""]
-        lines.append([row["processes"], f"{row['rows']:,}", *counts, _equality(row), *times])
+        lines.append([row["processes"], f"{row['rows']:,}", *counts, _equality(row), "", "", "", ""])
     return markdown_table(header, lines)
 
 
