@@ -30,7 +30,7 @@ from hf_contour.inference.arguments import ExportArguments
 from hf_contour.inference.classification import Classification
 from hf_contour.inference.export import export
 from hf_contour.inference.parts import Item
-from hf_contour.inference.runtimes import Answers
+from hf_contour.inference.runtimes import AnsweringModel, Answers
 from hf_contour.io import library_versions, source_commit, write_json
 
 BATCH_SIZE = 32
@@ -100,9 +100,11 @@ def prepare(folder: Path, size: tuple[int, int], work: Path) -> dict[str, Callab
     folded = Classification(work / "model")
     eager = Classification(work / "model")
 
+    answering = AnsweringModel(model)
+
     def run_eagerly(pixels: torch.Tensor) -> Answers:
         with torch.inference_mode():
-            return {"logits": model(pixels).logits.numpy()}
+            return {name: values.numpy() for name, values in zip(answering.names, answering(pixels), strict=True)}
 
     eager.runtime = run_eagerly
     return {
