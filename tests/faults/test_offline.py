@@ -205,6 +205,12 @@ COMMANDS: dict[str, Command] = {
     "kill predictions of images that are not there": Command(
         ("kill_predictions.py", "--model", NOWHERE, "--images", "gone", "--output", "kills.json"), "gone"
     ),
+    "cost of predicting images that are not there": Command(
+        ("prediction_cost.py", "--models", NOWHERE, "--images", "gone"), "gone"
+    ),
+    "train by routes on data that are not there": Command(
+        ("trainer_routes.py", "--data", "gone"), "contour-extractor-tiny"
+    ),
     "halve a model of the Hub": Command(("halve_weights.py", "--model", NOWHERE, "--output", "halved"), NOWHERE),
     "draw levels of a model of the Hub": Command(("draw_strip.py", "--models", NOWHERE), NOWHERE),
     "calibrate a model of the Hub": Command(("calibrate", "--model", NOWHERE, "--data", DATA), NOWHERE),

@@ -50,6 +50,7 @@ def test_a_training_runs_and_goes_on_without_the_names_of_linux(tmp_path):
             {
                 "stage": "contour", "model": EXTRACTOR, "cpu": True, "max_steps": 3, "save_every": 1, "num_workers": 0,
                 "batch_size": 4, "data": str(source), "output_dir": str(tmp_path), "progress": False, "num_images": 0,
+                "torch_threads": 1,  # more would wait for threads that a fork does not take along
             }
         )
     )  # fmt: skip
